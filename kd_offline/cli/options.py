@@ -126,12 +126,25 @@ Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
 
 
+OPERATIONS = {
+    "audit": "kd_offline.robustness.audit",
+    "distill": "kd_offline.distillation.distill",
+    "evaluate": "kd_offline.evaluation.evaluate",
+    "record": "kd_offline.recording.record",
+    "sweep": "kd_offline.sweeps.sweep",
+    "train": "kd_offline.experts.train_all",
+}
+"""Command -> the module of its tasks, which its workers load."""
+
+
 def begin_workers(ctx: typer.Context, value: str | None) -> str | None:
     """Let processes load what they need while this one does."""
     if value is not None and value.startswith("processes") and not ctx.resilient_parsing:
-        from kd_offline.execution.processes import TRAINING, prepare
+        from kd_offline.execution.processes import OPTIMISING, prepare
 
-        prepare(TRAINING if ctx.info_name in ("train", "distill", "sweep") else ())
+        name = str(ctx.command.name)
+        optimises = name in ("train", "distill", "sweep")
+        prepare([OPERATIONS[name], *([OPTIMISING] if optimises else [])])
     return value
 
 

@@ -24,7 +24,7 @@ from kd_offline.errors import CheckpointError, MismatchError, Remedy, StorageErr
 from kd_offline.execution import executor_on
 from kd_offline.execution.base import Resources
 from kd_offline.execution.parts import parts_folder, parts_of, refuse_parts
-from kd_offline.execution.processes import TRAINING
+from kd_offline.execution.processes import OPTIMISING
 from kd_offline.file_locks import only_writer
 from kd_offline.files import make_subfolder, remove_tree
 from kd_offline.networks.files import read_tensors, tensors_digest, write_tensors
@@ -402,7 +402,13 @@ def _distill_by_seed(
         output, "seeds", "distillation", resume=resume, overwrite=overwrite
     ) as folder:
         with executor_on(
-            on, needs=needs, folders=(folder,), files=files, logs=folder, modules=TRAINING
+            on,
+            needs=needs,
+            folders=(folder,),
+            files=files,
+            logs=folder,
+            modules=(OPTIMISING, __name__),
+            check=partial(ExpertBuffer.open, dataset),
         ) as workers:
             if overwrite:  # now, as in one process: then resuming does not find another run
                 emptied(output, overwrite=True)

@@ -272,7 +272,7 @@ def workers_on(
     if on is None:
         return nullcontext()
     needs = Resources.of(torch.get_num_threads(), accelerator)
-    return executor_on(on, needs=needs, files=files, logs=logs)
+    return executor_on(on, needs=needs, files=files, logs=logs, modules=(__name__,))
 
 
 def played_by_workers(

@@ -48,6 +48,7 @@ def executor_on(
     files: Iterable[Path] = (),
     logs: Path | None = None,
     modules: Sequence[str] = (),
+    check: Callable[[], object] | None = None,
 ) -> Executor:
     """Return the executor of a place: ``processes:4``, ``ray`` or ``ray://HOST:PORT``.
 
@@ -65,12 +66,15 @@ def executor_on(
         Folder for the tracebacks of tasks that fail in other processes.
     modules
         Names of what tasks import, which processes of this machine load once for all.
+    check
+        Called once on every other machine before the first task, such as what opens an address; it
+        raises where tasks cannot run.
 
     Raises
     ------
     UnknownNameError, MissingExtraError
         There is no such executor, or its library is not installed.
-    UsageError
+    UsageError, WorkerError
         The number of workers is none, there is no such cluster, or a node cannot run the tasks.
     """
     where, *stated = place.split(",")
@@ -83,7 +87,9 @@ def executor_on(
         from kd_offline.execution.ray import Ray
 
         address = rest.removeprefix("//")
-        workers: Executor = Ray(address=address, needs=needs, folders=folders, files=files)
+        workers: Executor = Ray(
+            address=address, needs=needs, folders=folders, files=files, check=check
+        )
     elif rest and not (rest.isascii() and rest.isdigit()):
         msg = f"{place!r} is no place: give processes:4, serial, ray or ray://HOST:PORT"
         raise UsageError(msg)

@@ -26,8 +26,8 @@ _AGAIN_S = 0.1
 _POLL_S = 1.0  # how long a process may have ended before that is noticed
 _PATIENCE_S = 20.0  # for a process without tasks to close what it has loaded
 _GRACE_S = 5.0  # for a process to end before it is killed
-_LOADED = ["torch", "kd_offline.datasets"]  # what most tasks need, and takes seconds to load
-TRAINING = ("torch._dynamo", "kd_offline.distillation.distill")
+_LOADED = ["torch"]  # what most tasks need, and takes seconds to load
+OPTIMISING = "torch._dynamo"
 """What tasks need that optimise: PyTorch loads its compiler with the first optimiser."""
 _UNGUARDED = 78  # exit code of a process that imports a script which starts processes
 _BEGINNING = Lock()
@@ -39,8 +39,8 @@ def prepare(modules: Iterable[str] = ()) -> str:
     Parameters
     ----------
     modules
-        Names of what their tasks import beside PyTorch, such as :data:`TRAINING`. It is loaded once
-        for all workers of this process; the first call decides.
+        Names of what their tasks import beside PyTorch, such as :data:`OPTIMISING`. It is loaded
+        once for all workers of this process; the first call decides.
 
     Returns
     -------
@@ -122,11 +122,12 @@ class Processes(Executor):
         for connection, process in self._running.items():
             process.terminate()
             connection.close()
+        _join(self._leaving, _PATIENCE_S)
         for process in self._leaving:
-            process.join(_PATIENCE_S)
             process.terminate()
-        for process in [*self._running.values(), *self._leaving]:
-            process.join(_GRACE_S)
+        processes = [*self._running.values(), *self._leaving]
+        _join(processes, _GRACE_S)
+        for process in processes:
             if process.is_alive():
                 process.kill()
                 process.join()
@@ -223,6 +224,13 @@ class Processes(Executor):
         _kill_group(process.pid)
         code: int | None = process.exitcode
         return code
+
+
+def _join(processes: Iterable[Any], seconds: float) -> None:
+    """Wait until processes have ended, for so long at most, whatever their number."""
+    end = time.monotonic() + seconds
+    for process in processes:
+        process.join(max(0.0, end - time.monotonic()))
 
 
 def _kill_group(leader: int) -> None:

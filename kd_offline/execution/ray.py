@@ -10,20 +10,24 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from kd_offline import __version__
 from kd_offline.errors import MissingExtraError, UsageError, WorkerError
 from kd_offline.execution.base import RETRIES, Executor, Item, Resources, Result, logged, portable
 from kd_offline.files import write_file
 from kd_offline.user_code import described
 
-_CONNECT_S = 5.0
+_CONNECT_S = 10.0
 _CHECK_S = 120.0  # for a first process to start on every node
 _MB = 1_000_000
 _POLL_S = 1.0  # how long Ctrl-C waits at most
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+_EMPTY_SETTINGS, _TYPE = b"\0\0\0\4\0\0\0\0\0", slice(3, 4)
+_IN_TASKS = ("algorithms", "environments", "perturbations", "students", "terms")
+"""Kinds of parts of other packages that tasks use: entry-point groups without our name."""
 
 
 class Ray(Executor):
@@ -43,6 +47,8 @@ class Ray(Executor):
         What a task needs: Ray runs it where there is that much.
     folders, files
         Folders that tasks write to, and files and folders that they read; every node must see them.
+    check
+        Called once on every node, and raises where tasks cannot run.
 
     Raises
     ------
@@ -50,6 +56,8 @@ class Ray(Executor):
         Ray is not installed.
     UsageError
         There is no such cluster, or a node of it cannot run the tasks.
+    WorkerError
+        ``check`` failed on a node.
     """
 
     def __init__(
@@ -60,6 +68,7 @@ class Ray(Executor):
         needs: Resources | None = None,
         folders: Iterable[Path] = (),
         files: Iterable[Path] = (),
+        check: Callable[[], object] | None = None,
     ) -> None:
         needs = needs or Resources()
         self._ray = _library()
@@ -68,6 +77,8 @@ class Ray(Executor):
         try:
             _check_nodes(self._ray, [*map(Path.absolute, folders)], [*map(Path.absolute, files)])
             most = _places(self._ray, needs)
+            if check is not None:
+                _call_on_nodes(self._ray, check)
         except BaseException:
             self.close()
             raise
@@ -186,10 +197,14 @@ def _connect(ray: Any, address: str) -> bool:
 
 
 def _require_listener(address: str) -> None:
-    """Raise a ``UsageError`` unless something listens at HOST:PORT; Ray itself waits for long."""
+    """Raise a ``UsageError`` unless HOST:PORT speaks Ray's protocol; Ray itself waits for long."""
     host, _, port = address.rpartition(":")
+    is_encrypted = os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true")
     try:
-        socket.create_connection((host, int(port)), _CONNECT_S).close()
+        with socket.create_connection((host, int(port)), _CONNECT_S) as connection:
+            if not is_encrypted and not _speaks_http_2(connection):
+                msg = "what listens there is not Ray"
+                raise ConnectionError(msg)
     except (OSError, ValueError, OverflowError) as error:
         reason = described(error) if isinstance(error, OSError) else "it is not HOST:PORT"
         msg = (
@@ -197,6 +212,12 @@ def _require_listener(address: str) -> None:
             "Ray prints when it is started"
         )
         raise UsageError(msg) from None
+
+
+def _speaks_http_2(connection: socket.socket) -> bool:
+    """Return whether the other side answers with a SETTINGS frame (RFC 9113, section 3.4)."""
+    connection.sendall(_PREFACE + _EMPTY_SETTINGS)
+    return connection.recv(len(_EMPTY_SETTINGS))[_TYPE] == _EMPTY_SETTINGS[_TYPE]
 
 
 def _working_nodes(ray: Any) -> list[dict[str, Any]]:
@@ -231,72 +252,94 @@ def _check_nodes(ray: Any, folders: list[Path], files: list[Path]) -> None:
     A folder of the same name may be there on a machine that does not share it, so a file is written
     into each for the time of the check.
     """
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
     token = secrets.token_hex(8)
     probes = [folder / f".kd-offline-{token}" for folder in folders]
-    nodes = _working_nodes(ray)
-    probe = ray.remote(num_cpus=0, max_retries=0)(_probe_by_value())
+    probe = _probe_by_value()
+    versions, _ = probe([])
     try:
         for file in probes:
             write_file(file, token)
-        answers = {}
-        for node in nodes:
-            strategy = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            answers[node["NodeID"]] = probe.options(scheduling_strategy=strategy).remote(
-                [str(file) for file in [*probes, *files]]
-            )
-        for node in nodes:
-            name = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
-            try:
-                facts = ray.get(answers[node["NodeID"]], timeout=_CHECK_S)
-            except ray.exceptions.RayError as error:
-                if node["NodeID"] not in {n["NodeID"] for n in ray.nodes() if n["Alive"]}:
-                    continue  # it left the cluster in the meantime
+        paths = [str(path) for path in [*probes, *files]]
+        for name, (node_versions, seen) in _answers(ray, probe, paths):
+            _require_same_versions(name, node_versions, versions)
+            unseen = [path for path, s in zip([*folders, *files], seen, strict=True) if not s]
+            if unseen:
                 msg = (
-                    f"node {name} of the Ray cluster cannot run a task ({described(error)}): mend "
-                    "it or take it out"
+                    f"{name} does not see {str(unseen[0])!r}: give a path on a disk that all "
+                    "machines share"
                 )
-                raise UsageError(msg) from None
-            _require_same(name, facts, ray.__version__, [*folders, *files])
+                raise UsageError(msg)
     finally:
         for file in probes:
             file.unlink(missing_ok=True)
 
 
-def _require_same(name: str, facts: dict[str, Any], ray_version: str, paths: list[Path]) -> None:
-    versions = {"kd-offline": __version__, "Ray": ray_version}
-    for library, version in versions.items():
-        if facts[library] is None:
-            msg = (
-                f"node {name} of the Ray cluster has no {library}: run pip install "
-                "'kd-offline[ray]' there"
-            )
-            raise UsageError(msg)
-        if facts[library] != version:
-            msg = (
-                f"node {name} of the Ray cluster has {library} {facts[library]}, but this process "
-                f"has {version}: install the same version on every machine"
-            )
-            raise UsageError(msg)
-    unseen = [str(path) for path, seen in zip(paths, facts["seen"], strict=True) if not seen]
-    if unseen:
-        msg = (
-            f"node {name} of the Ray cluster does not see {unseen[0]!r}: give a path on a disk "
-            "that all machines share"
+def _call_on_nodes(ray: Any, check: Callable[[], object]) -> None:
+    """Call a function once on every node; raises a ``WorkerError`` with what it raised."""
+    work = ray.cloudpickle.dumps(partial(_called, check))
+    for name, answer in _answers(ray, _run, work, pickle.dumps(None), str(Path.cwd())):
+        _, error, _ = pickle.loads(answer)
+        if error is not None:
+            failure = WorkerError(f"{name} cannot run the tasks: {error}")
+            failure.exit_code = getattr(error, "exit_code", failure.exit_code)
+            raise failure
+
+
+def _called(check: Callable[[], object], item: None) -> None:
+    check()
+
+
+def _answers(ray: Any, function: Callable[..., Any], *given: Any) -> Iterator[tuple[str, Any]]:
+    """Call a function on every node, and yield for each its name in words and the result."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    remote, nodes = ray.remote(num_cpus=0, max_retries=0)(function), _working_nodes(ray)
+    answers = [
+        remote.options(
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        ).remote(*given)
+        for node in nodes
+    ]
+    for node, answer in zip(nodes, answers, strict=True):
+        name = (
+            f"node {node['NodeManagerHostname']} ({node['NodeManagerAddress']}) of the Ray cluster"
         )
-        raise UsageError(msg)
+        try:
+            result = ray.get(answer, timeout=_CHECK_S)
+        except ray.exceptions.RayError as error:
+            if node["NodeID"] not in {n["NodeID"] for n in ray.nodes() if n["Alive"]}:
+                continue  # it left the cluster in the meantime
+            msg = f"{name} cannot run a task ({described(error)}): mend it or take it out"
+            raise UsageError(msg) from None
+        yield name, result
 
 
-def _probe_by_value() -> Callable[[list[str]], dict[str, Any]]:
+def _require_same_versions(
+    name: str, node_versions: dict[str, str | None], versions: dict[str, str | None]
+) -> None:
+    for library, version in versions.items():
+        other = node_versions.get(library)
+        if other != version:
+            has = f"no {library}" if other is None else f"{library} {other}"
+            msg = (
+                f"{name} has {has}, but this process has {version}: install the same version on "
+                "every machine"
+            )
+            raise UsageError(msg)
+
+
+def _probe_by_value() -> Callable[[list[str]], tuple[dict[str, str | None], list[bool]]]:
     """Return a function that a node without kd-offline can run.
 
-    Ray's pickler names functions of modules, and sends the code of functions within functions.
+    It returns the versions of what tasks need, and whether files are seen. Ray's pickler names
+    functions of modules, and sends the code of functions within functions.
     """
+    groups = {f"kd_offline.{kind}" for kind in _IN_TASKS}
 
-    def probe(files: list[str]) -> dict[str, Any]:
+    def probe(files: list[str]) -> tuple[dict[str, str | None], list[bool]]:
         import os
         from importlib import import_module
+        from importlib.metadata import entry_points
 
         def version(library: str) -> str | None:
             try:
@@ -304,8 +347,11 @@ def _probe_by_value() -> Callable[[list[str]], dict[str, Any]]:
             except Exception:
                 return None
 
+        versions = {"kd-offline": version("kd_offline"), "Ray": version("ray")}
+        plug_ins = [entry.dist for group in groups for entry in entry_points(group=group)]
+        versions |= {dist.name: dist.version for dist in plug_ins if dist is not None}
         seen = [os.path.exists(file) for file in files]  # noqa: PTH110 - sent without our imports
-        return {"kd-offline": version("kd_offline"), "Ray": version("ray"), "seen": seen}
+        return versions, seen
 
     return probe
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from kd_offline.errors import Remedy, StorageError, UsageError
 from kd_offline.execution import executor_on
 from kd_offline.execution.base import Resources
-from kd_offline.execution.processes import TRAINING
+from kd_offline.execution.processes import OPTIMISING
 from kd_offline.experts import checkpoint, curve
 from kd_offline.experts.card import ExpertCard
 from kd_offline.experts.train import train
@@ -80,7 +80,7 @@ def train_all(
             folders=(folder,),
             files=_files(trainings),
             logs=folder,
-            modules=TRAINING,
+            modules=(OPTIMISING, __name__),
         ) as workers,
     ):
         observer.progress(done, total, "steps")

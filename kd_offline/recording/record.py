@@ -192,7 +192,14 @@ def _workers(on: str, recipe: RecordRecipe, root: Path) -> Executor:
     folder = root if root.exists() else root.absolute().parent
     make_folder(folder)
     needs = Resources.of(recipe.threads)
-    return executor_on(on, needs=needs, folders=(folder,), files=files, logs=root / BLOCKS)
+    return executor_on(
+        on,
+        needs=needs,
+        folders=(folder,),
+        files=files,
+        logs=root / BLOCKS,
+        modules=(__name__,),
+    )
 
 
 def _figures(block: EpisodeBlock, spec: EnvironmentSpec) -> dict[str, float]:

@@ -25,7 +25,7 @@ from kd_offline.evaluation.play import Baselines
 from kd_offline.execution import executor_on
 from kd_offline.execution.base import Executor, Resources, Serial
 from kd_offline.execution.lending import close_lent, lent
-from kd_offline.execution.processes import TRAINING
+from kd_offline.execution.processes import OPTIMISING
 from kd_offline.files import MAX_DOCUMENT_BYTES, make_folder, read_file, write_file
 from kd_offline.hardware import profiles
 from kd_offline.networks.accelerator import device_named
@@ -180,7 +180,13 @@ def _workers(on: str, folder: Path, plan: SweepPlan, dataset: str, allowed: Allo
     files = [Path(name) for name in named if name is not None and Path(name).exists()]
     needs = Resources.of(plan.recipe.threads, plan.recipe.accelerator)
     return executor_on(
-        on, needs=needs, folders=(folder,), files=files, logs=folder, modules=TRAINING
+        on,
+        needs=needs,
+        folders=(folder,),
+        files=files,
+        logs=folder,
+        modules=(OPTIMISING, __name__),
+        check=partial(ExpertBuffer.open, dataset),
     )
 
 

@@ -1,3 +1,4 @@
+from importlib.util import find_spec
 from pathlib import Path
 
 import click
@@ -5,6 +6,7 @@ import pytest
 import typer
 
 from kd_offline.cli import options
+from kd_offline.cli.app import app
 from kd_offline.errors import UnknownNameError, UsageError
 from kd_offline.execution import processes
 
@@ -54,6 +56,15 @@ def test_recipes_are_found_by_name_or_path(tmp_path):
     assert {"mask-ceiling", "spread-default"} <= set(options.shipped_recipes("train"))
     with pytest.raises(UnknownNameError, match="unknown recipe"):
         options.find_recipe(context, "lh-a")
+
+
+def test_every_command_with_a_place_says_what_its_workers_load():
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    with_place = {
+        name for name, command in commands.items() if "on" in {each.name for each in command.params}
+    }
+    assert set(options.OPERATIONS) == with_place
+    assert all(find_spec(module) for module in options.OPERATIONS.values())
 
 
 def test_workers_do_not_begin_to_load_where_only_names_are_completed(monkeypatch):

@@ -8,6 +8,7 @@ from functools import partial
 from itertools import count, islice
 from multiprocessing import forkserver
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -275,6 +276,18 @@ def test_a_place_that_there_is_not_is_refused():
         executor_on("processes:0")
     with pytest.raises(UnknownNameError, match="unknown executor 'slurm'"):
         executor_on("slurm:4")
+
+
+def test_processes_that_do_not_end_are_waited_for_together(monkeypatch):
+    now = [0.0]
+
+    class Hanging:
+        def join(self, seconds):
+            now[0] += seconds
+
+    monkeypatch.setattr(processes, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    processes._join([Hanging(), Hanging(), Hanging()], 20.0)
+    assert now == [20.0]
 
 
 @pytest.fixture

@@ -14,10 +14,16 @@ import pytest
 
 from kd_offline.distillation.distill import distill
 from kd_offline.distillation.recipe import distill_recipe
-from kd_offline.errors import MissingExtraError, UnknownNameError, UsageError, WorkerError
+from kd_offline.errors import (
+    MissingExtraError,
+    StorageError,
+    UnknownNameError,
+    UsageError,
+    WorkerError,
+)
 from kd_offline.evaluation.evaluate import evaluate
 from kd_offline.execution import executor, executor_on
-from kd_offline.execution.ray import _require_same
+from kd_offline.execution.ray import _require_same_versions
 from kd_offline.experts import checkpoint
 from kd_offline.experts.recipe import train_recipe
 from kd_offline.experts.train import train
@@ -28,18 +34,22 @@ from kd_offline.sweeps.sweep import sweep
 from kd_offline.testing.execution import check_executor
 from kd_offline.testing.factories import environment_spec, tiny_dataset
 from kd_offline.tracking.base import FunctionObserver
+from tests.end_to_end.test_plugins_on_workers import all_parts
+from tests.servers import answering
 
 ray = pytest.importorskip("ray")
 SPREAD = "mpe/simple_spread_v3"
 
 
 @pytest.fixture(scope="module")
-def cluster():
-    """A cluster of two nodes with one core each."""
-    with warnings.catch_warnings():
+def cluster(installed_plugins):
+    """A cluster of two nodes with one core each, on which the package of tests/plugins is too."""
+    paths = [str(installed_plugins), os.environ.get("PYTHONPATH", "")]
+    with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
         warnings.simplefilter("ignore")
         from ray.cluster_utils import Cluster
 
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
         head = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": 80 << 20}
         made = Cluster(initialize_head=True, head_node_args=head)
         made.add_node(num_cpus=1, object_store_memory=80 << 20)
@@ -195,7 +205,7 @@ def test_where_there_is_no_cluster_it_is_said(unconnected, monkeypatch):
 
 
 def test_a_node_with_another_version_is_named_before_anything_runs(place, monkeypatch):
-    monkeypatch.setattr("kd_offline.execution.ray.__version__", "9.9.9")
+    monkeypatch.setattr("kd_offline.__version__", "9.9.9")
     with pytest.raises(
         UsageError, match=r"node .* has kd-offline 0.*, but this process has 9\.9\.9"
     ):
@@ -203,9 +213,33 @@ def test_a_node_with_another_version_is_named_before_anything_runs(place, monkey
 
 
 def test_a_node_without_the_package_is_named():
-    facts: dict[str, Any] = {"kd-offline": None, "Ray": "2.0", "seen": []}
-    with pytest.raises(UsageError, match=r"node n1 .* has no kd-offline: run pip install"):
-        _require_same("n1", facts, "2.0", [])
+    versions: dict[str, str | None] = {"kd-offline": None, "Ray": "2.0"}
+    with pytest.raises(UsageError, match=r"n1 has no kd-offline, but this process has 0\.1: inst"):
+        _require_same_versions("n1", versions, versions | {"kd-offline": "0.1"})
+
+
+def test_a_node_with_another_version_of_a_plug_in_is_named(place, other_version):
+    other_version()
+    words = r"has kd-offline-example-plugin 0\.1\.0, but this process has 0\.2\.0: install"
+    with pytest.raises(UsageError, match=words):
+        executor_on(place)
+
+
+def not_here(address):
+    raise StorageError(f"there is nothing at {address!r}: check the address")
+
+
+def test_an_address_that_a_node_does_not_see_is_named_before_any_task(place):
+    words = r"node .* cannot run the tasks: there is nothing at 's3://b': check the address"
+    with pytest.raises(WorkerError, match=words):
+        executor_on(place, check=partial(not_here, "s3://b"))
+
+
+def test_what_listens_and_is_not_ray_is_refused_at_once(unconnected):
+    with answering(lambda request: None) as url:
+        place = url.replace("http", "ray")
+        with pytest.raises(UsageError, match="what listens there is not Ray"):
+            executor_on(place)
 
 
 def test_a_file_that_a_node_does_not_see_is_named(place, tmp_path):
@@ -265,6 +299,10 @@ def test_experts_and_evaluations_on_a_cluster_are_those_of_one_process(place, tm
     ]
     assert reports[0].greedy == reports[1].greedy
     assert not (tmp_path / "run.evaluation").exists()
+
+
+def test_parts_of_another_package_are_found_on_the_nodes(plugins, place, tmp_path):
+    assert all_parts(place, tmp_path / "cluster") == all_parts("serial", tmp_path / "alone")
 
 
 @pytest.mark.parametrize(
