@@ -11,7 +11,8 @@ returns.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -110,3 +111,13 @@ def close_all(closables: Iterable[Closable]) -> None:
                 closable.close()
         except UserCodeError as error:
             _LOG.warning("%s", error)
+
+
+@contextmanager
+def closed_on_failure(closable: Closable) -> Iterator[None]:
+    """Close an object if the body fails; afterwards it is the caller's to close."""
+    try:
+        yield
+    except BaseException:
+        close_all([closable])
+        raise

@@ -13,7 +13,7 @@ import torch
 
 from kd_offline.commands import command_text
 from kd_offline.environments.protocol import BatchedEnvironment
-from kd_offline.errors import Remedy, UsageError
+from kd_offline.errors import UsageError
 from kd_offline.evaluation import scores
 from kd_offline.evaluation.cost import compare, team_cost, with_critic
 from kd_offline.evaluation.evaluation_setup import Contestants, EvaluationSetup
@@ -177,7 +177,6 @@ def evaluate(
     if on is None:  # other machines may have other devices
         device_named(accelerator)
     devices = [hardware.load(profile) for profile in profiles]
-    require_engine_of(export, engine)
     complete = complete_run(run)
     if devices:
         require_predicted(complete.students.card.architecture)
@@ -212,7 +211,7 @@ def evaluate(
             update={
                 "command": _command(contestants, plan, profiles),
                 "predictions": predictions(cost, devices),
-                "accelerator": computed_on(accelerator, here=on is None),
+                "accelerator": contestants.computed_on(here=on is None),
                 "seconds": round(time.perf_counter() - started, 3),
             }
         )
@@ -243,20 +242,6 @@ def _shown(given: str | Path | tuple[str | Path, ...] | None) -> str | list[str]
     if isinstance(given, tuple):
         return [str(each) for each in given]
     return None if given is None else str(given)
-
-
-def computed_on(accelerator: str, *, here: bool) -> str | None:
-    """Return what networks were computed on, for a report; None: on the processor."""
-    if accelerator == "cpu":
-        return None
-    return device_named(accelerator).type if here else accelerator
-
-
-def require_engine_of(export: str | Path | None, engine: str | None) -> None:
-    """Raise a ``UsageError`` if an engine is given and no export that it would run."""
-    if engine is not None and export is None:
-        msg = f"the engine {engine!r} runs an export, and none is given"
-        raise UsageError(msg, Remedy("pass", "with one", export=...))
 
 
 def _report(
@@ -483,20 +468,12 @@ def _opponents(setup: EvaluationSetup) -> dict[str, str]:
 
 def _command(contestants: Contestants, plan: Plan, profiles: Sequence[str | Path]) -> str:
     """Return the command that repeats an evaluation."""
-    accelerator = contestants.accelerator
     return command_text(
         *("evaluate", contestants.run),
         episodes=plan.episodes,
         seed=plan.seed,
         modes=None if plan.modes == MODES else ",".join(plan.modes),
-        expert=_shown(contestants.expert),
-        expert_recipe=contestants.expert_recipe,
-        ceiling=contestants.ceiling,
         cross_play=plan.cross_play,
         device=list(profiles),
-        export=contestants.export,
-        engine=contestants.engine,
-        environment=contestants.environment,
-        opponents=list(contestants.opponents),
-        accelerator=None if accelerator == "cpu" else accelerator,
+        **contestants.options(),
     )

@@ -25,7 +25,7 @@ from kd_offline.runs.folder import digests
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.schemas.run import RunManifest
 from kd_offline.students.cost_bounds import card_shape
-from kd_offline.user_code import close_all
+from kd_offline.user_code import close_all, closed_on_failure
 
 if TYPE_CHECKING:
     from kd_offline.experts.protocol import Expert
@@ -70,7 +70,7 @@ class EvaluationSetup:
 
 @dataclass(frozen=True, slots=True)
 class Contestants:
-    """The policies of an evaluation by their addresses, by which every worker loads them.
+    """The policies that play the same episodes, by their addresses, by which a worker loads them.
 
     ``students``: digests of the students that the evaluation was begun with. ``best``: index of the
     expert that is compared with, of several; None until that is known.
@@ -78,15 +78,39 @@ class Contestants:
 
     run: str
     students: dict[str, str]
-    expert: str | Path | tuple[str | Path, ...] | None
-    expert_recipe: str | Path | None
-    ceiling: str | Path | None
-    export: str | Path | None
-    engine: str | None
-    environment: str | None
-    opponents: tuple[str, ...]
-    accelerator: str
+    expert: str | Path | tuple[str | Path, ...] | None = None
+    expert_recipe: str | Path | None = None
+    ceiling: str | Path | None = None
+    export: str | Path | None = None
+    engine: str | None = None
+    environment: str | None = None
+    opponents: tuple[str, ...] = ()
+    accelerator: str = "cpu"
     best: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.engine is not None and self.export is None:
+            msg = f"the engine {self.engine!r} runs an export, and none is given"
+            raise UsageError(msg, Remedy("pass", "with one", export=...))
+
+    def options(self) -> dict[str, object]:
+        """Return what a command says of the policies, for ``command_text``."""
+        return {
+            "expert": self.expert,
+            "expert_recipe": self.expert_recipe,
+            "ceiling": self.ceiling,
+            "export": self.export,
+            "engine": self.engine,
+            "environment": self.environment,
+            "opponents": self.opponents,
+            "accelerator": None if self.accelerator == "cpu" else self.accelerator,
+        }
+
+    def computed_on(self, *, here: bool) -> str | None:
+        """Return what networks are computed on, for a report; None: on the processor."""
+        if self.accelerator == "cpu":
+            return None
+        return device_named(self.accelerator).type if here else self.accelerator
 
     def load(self, run: CompleteRun | None = None, *, playing: bool = True) -> EvaluationSetup:
         """Load environment and policies, on the accelerator if they are to play here.
@@ -108,10 +132,11 @@ class Contestants:
             environment=self.environment,
             opponents=self.opponents,
         )
-        if playing:
-            device = device_named(self.accelerator)
-            for policy in setup.policies.all:
-                moved(policy, device)
+        with closed_on_failure(setup.environment):
+            if playing:
+                device = device_named(self.accelerator)
+                for policy in (*setup.policies.all, *setup.experts[1:]):
+                    moved(policy, device)
         return setup if self.best is None else setup.compared_with(setup.experts[self.best])
 
     def files(self) -> list[Path]:
@@ -157,30 +182,31 @@ def load_evaluation_setup(
         allowed=environment,
         parts=manifest.parts,
     )
-    spec = environment_instance.spec
-    experts = _given_experts(manifest, expert, expert_recipe, spec, opponents)
-    expert_policy = experts[0]
-    ceiling_policy = None if ceiling is None else _load_expert(ceiling, spec, None, opponents)
-    _check_fits(teams[0], spec)
-    if ceiling_policy is not None:
-        _check_ceiling(ceiling_policy, teams[0], manifest.mask)
-    exported = None if export is None else load_exported(export, engine, run)
-    student_teams = teams if exported is None else (exported.team,)
-    return EvaluationSetup(
-        manifest=manifest,
-        environment=environment_instance,
-        policies=PolicySet(
-            expert_policy,
-            student_teams,
-            ceiling_policy,
-            ceiling_policy.learned_sides if ceiling_policy else None,
-        ),
-        ceiling_name=None if ceiling_policy is None else _name(ceiling_policy),
-        student_shapes=costliest(teams),
-        exported=exported,
-        experts=experts,
-        **_described(expert_policy),
-    )
+    with closed_on_failure(environment_instance):
+        spec = environment_instance.spec
+        experts = _given_experts(manifest, expert, expert_recipe, spec, opponents)
+        expert_policy = experts[0]
+        ceiling_policy = None if ceiling is None else _load_expert(ceiling, spec, None, opponents)
+        _check_fits(teams[0], spec)
+        if ceiling_policy is not None:
+            _check_ceiling(ceiling_policy, teams[0], manifest.mask)
+        exported = None if export is None else load_exported(export, engine, run)
+        student_teams = teams if exported is None else (exported.team,)
+        return EvaluationSetup(
+            manifest=manifest,
+            environment=environment_instance,
+            policies=PolicySet(
+                expert_policy,
+                student_teams,
+                ceiling_policy,
+                ceiling_policy.learned_sides if ceiling_policy else None,
+            ),
+            ceiling_name=None if ceiling_policy is None else _name(ceiling_policy),
+            student_shapes=costliest(teams),
+            exported=exported,
+            experts=experts,
+            **_described(expert_policy),
+        )
 
 
 def _described(expert: Expert) -> dict[str, Any]:

@@ -17,7 +17,6 @@ import numpy as np
 from kd_offline.commands import command_text
 from kd_offline.datasets import ExpertBuffer
 from kd_offline.errors import KdOfflineError, Remedy, StorageError, UnknownNameError, UsageError
-from kd_offline.evaluation.evaluate import computed_on, require_engine_of
 from kd_offline.evaluation.evaluation_setup import Contestants
 from kd_offline.evaluation.intervals import difference_interval, mean_interval
 from kd_offline.evaluation.play import EvaluationRunner, played_by_workers, workers_on
@@ -54,6 +53,7 @@ from kd_offline.runs.folder import (
     read_robustness,
 )
 from kd_offline.runs.source import open_dataset, why_unread
+from kd_offline.schemas.parts import PartRecord
 from kd_offline.schemas.robustness import (
     FailureRule,
     Mode,
@@ -229,7 +229,7 @@ def audit(
     plan = Plan(episodes, seed, plays_of(perturbations), modes_of(modes), keep, quantile, batch)
     if on is None:  # other machines may have other devices
         device_named(accelerator)
-    _check_export(export, engine, seeds, against)
+    _check_export(export, seeds, against)
     complete = complete_run(run)
     other = None if against is None else _comparable(complete_run(against), complete)
     chosen = tuple(dict.fromkeys(map(complete.seed, seeds or complete.manifest.seeds)))
@@ -241,7 +241,6 @@ def audit(
         students=digests(complete.manifest),
         expert=expert,
         expert_recipe=expert_recipe,
-        ceiling=None,
         export=export,
         engine=engine,
         environment=environment,
@@ -252,15 +251,6 @@ def audit(
         contestants, chosen, None if other is None else (str(against), digests(other.manifest))
     )
     output = complete.folder if export is None else RunFolder(Path(export))
-    asked = {
-        "run": str(run),
-        "episodes": episodes,
-        "seed": seed,
-        "seeds": list(chosen),
-        "modes": list(plan.modes),
-        "perturbations": [f"{name}:{strength:g}" for name, strength in plan.plays],
-        "export": None if export is None else str(export),
-    }
     command = command_text(
         *("audit", run),
         episodes=episodes,
@@ -270,18 +260,14 @@ def audit(
         seeds=None if seeds is None else "".join(f"{number}," for number in chosen),
         keep=None if keep == KEEP else keep,
         quantile=None if quantile == QUANTILE else quantile,
+        batch=None if batch == DEFAULT_BATCH else batch,
         against=against,
         dataset=str(dataset) if isinstance(dataset, str | Path) else None,
-        expert=None if expert is None else str(expert),
-        expert_recipe=expert_recipe,
-        export=export,
-        engine=engine,
-        environment=environment,
-        opponents=list(opponents),
-        accelerator=None if accelerator == "cpu" else accelerator,
+        **contestants.options(),
     )
+    operation = Operation("audit", _settings(participants, plan), complete.path)
     with (
-        observed(Operation("audit", asked, complete.path), observers) as observer,
+        observed(operation, observers) as observer,
         _workers(on, participants, output.path) as executor,
         participants.load(complete, other, playing=on is None) as setup,
         only_writer(output.path, "auditing"),
@@ -306,14 +292,26 @@ def audit(
     return report
 
 
+def _settings(participants: Participants, plan: Plan) -> dict[str, object]:
+    """Return the settings of an audit, for its observers."""
+    own = participants.contestants
+    return {
+        "run": own.run,
+        "episodes": plan.episodes,
+        "seed": plan.seed,
+        "seeds": list(participants.seeds),
+        "modes": list(plan.modes),
+        "perturbations": [f"{name}:{strength:g}" for name, strength in plan.plays],
+        "export": None if own.export is None else str(own.export),
+    }
+
+
 def _check_export(
     export: str | Path | None,
-    engine: str | None,
     seeds: Sequence[int] | None,
     against: str | Path | None,
 ) -> None:
     """Raise a ``UsageError`` where arguments do not go with an export, or with none."""
-    require_engine_of(export, engine)
     if export is None:
         return
     if seeds is not None:
@@ -486,7 +484,7 @@ class Audit:
         if report is None:
             return {}
         beside = None if self.other is None else digests(self.other.manifest)
-        stated = {
+        stated: dict[str, tuple[object, object]] = {
             "students": (  # rates of seeds are kept in the order of the seeds
                 (report.distillation_seeds, report.students),
                 (self.setup.seeds, self._students),
@@ -495,8 +493,13 @@ class Audit:
             "export": (report.export, self._export),
             "episodes": (report.episodes, self.plan.episodes),
             "evaluation seed": (report.evaluation_seed, self.plan.seed),
+            "batch": (report.batch or self.plan.batch, self.plan.batch),
+            "accelerator": (report.accelerator or "cpu", self._computed_on or "cpu"),
             "run to compare with": (report.comparison and report.comparison.students, beside),
         }
+        installed = {part.name: part for part in self._parts}
+        versions = [(part, installed.get(part.name)) for part in report.parts]
+        stated |= {f"version of {then.name}": (then, now) for then, now in versions if now}
         changed = [name for name, (then, now) in stated.items() if then != now]
         quantiles = {scores.failure.quantile for scores in report.modes.values()}
         if not quantiles <= {None, self.plan.quantile}:
@@ -536,9 +539,13 @@ class Audit:
         return None if exported is None else exported.name
 
     @property
+    def _parts(self) -> tuple[PartRecord, ...]:
+        """The perturbations of plug-ins."""
+        return PERTURBATIONS.records(name for name, _ in self.plan.plays)
+
+    @property
     def _computed_on(self) -> str | None:
-        accelerator = self.participants.contestants.accelerator
-        return computed_on(accelerator, here=self.executor is None)
+        return self.participants.contestants.computed_on(here=self.executor is None)
 
     def _report(self, scores: Mapping[Mode, Scores], rows: _Rows) -> RobustnessReport:
         manifest, plan = self.run.manifest, self.plan
@@ -554,6 +561,7 @@ class Audit:
             expert=self.setup.evaluation.expert_name,
             export=self._export,
             episodes=plan.episodes,
+            batch=plan.batch,
             evaluation_seed=plan.seed,
             distillation_seeds=self.setup.seeds,
             students=self._students,
@@ -561,7 +569,7 @@ class Audit:
             random=interval_estimate(mean_interval(random.returns)),
             greedy=modes.get("greedy"),
             sampled=modes.get("sampled"),
-            parts=PERTURBATIONS.records(name for name, _ in plan.plays),
+            parts=self._parts,
             comparison=self.comparison(),
             accelerator=self._computed_on,
             intervals=INTERVALS,

@@ -30,7 +30,7 @@ from kd_offline.runs.complete import CompleteRun, complete_run
 from kd_offline.runs.folder import digests
 from kd_offline.schemas.robustness import Mode
 from kd_offline.types import TeamPolicy, needs_full
-from kd_offline.user_code import calling, close_all
+from kd_offline.user_code import calling, close_all, closed_on_failure
 
 
 class Condition(NamedTuple):
@@ -70,19 +70,14 @@ class Participants:
         :meth:`~kd_offline.evaluation.evaluation_setup.Contestants.load`.
         """
         complete = run or complete_run(self.contestants.run)
+        beside = self._against(other)
         setup = self.contestants.load(complete, playing=playing)
-        seeds = self.seeds if setup.exported is None else (setup.exported.seed,)
-        students = setup.policies.students  # the export, or all of the run
-        if setup.exported is None:
-            students = tuple(complete.team(seed) for seed in seeds)
-        others: tuple[TeamPolicy, ...] = ()
-        if self.against is not None:
-            path, stated = self.against
-            beside = other or complete_run(path)
-            if digests(beside.manifest) != stated:
-                msg = f"the run in {path!r} was replaced while it was compared: audit again"
-                raise MismatchError(msg)
-            others = beside.teams
+        with closed_on_failure(setup.environment):
+            seeds = self.seeds if setup.exported is None else (setup.exported.seed,)
+            students = setup.policies.students  # the export, or all of the run
+            if setup.exported is None:
+                students = tuple(complete.team(seed) for seed in seeds)
+            others: tuple[TeamPolicy, ...] = () if beside is None else beside.teams
             if playing:
                 for policy in others:
                     moved(policy, device_named(self.contestants.accelerator))
@@ -92,6 +87,17 @@ class Participants:
         # Features that did not vary have the scale 1 there.
         deviation = np.where(there & (std != 1), std, 0).astype(np.float32)
         return AuditSetup(setup, seeds, students, others, ColumnScale(mean, deviation))
+
+    def _against(self, loaded: CompleteRun | None) -> CompleteRun | None:
+        """Return the run that is compared with, as it was when the audit began."""
+        if self.against is None:
+            return None
+        path, stated = self.against
+        beside = loaded or complete_run(path)
+        if digests(beside.manifest) != stated:
+            msg = f"the run in {path!r} was replaced while it was compared: audit again"
+            raise MismatchError(msg)
+        return beside
 
 
 @dataclass(frozen=True)

@@ -194,6 +194,9 @@ class RobustnessReport(Document):
         default=None, description="precision and engine of the export that played as the students"
     )
     episodes: int = Field(gt=1)
+    batch: int | None = Field(
+        default=None, gt=0, description="episodes played at once; null where it is not known"
+    )
     evaluation_seed: int = Field(ge=0)
     distillation_seeds: tuple[int, ...]
     students: dict[str, str] = Field(description="distillation seed -> digest of its weights")

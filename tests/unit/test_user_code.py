@@ -7,7 +7,7 @@ import pytest
 import typer
 
 from kd_offline.errors import EXIT_FAILED, KdOfflineError, UsageError, UserCodeError
-from kd_offline.user_code import calling, close_all, plain
+from kd_offline.user_code import calling, close_all, closed_on_failure, plain
 
 
 class Bare(BaseException):
@@ -121,3 +121,14 @@ def test_everything_is_closed_and_failures_are_logged(caplog):
         "Door failed in close: SystemExit: 0; correct it",
         "Door failed in close: ValueError: stuck; correct it",
     ]
+
+
+def test_what_was_opened_is_closed_if_something_fails_later_and_stays_open_otherwise():
+    door, stuck = Door(), Door(ValueError("stuck"))
+    with closed_on_failure(door):
+        pass
+    assert not door.closed
+    for each in (door, stuck):
+        with pytest.raises(KeyboardInterrupt), closed_on_failure(each):
+            raise KeyboardInterrupt
+        assert each.closed

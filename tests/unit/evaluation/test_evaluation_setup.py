@@ -5,14 +5,20 @@ import numpy as np
 import pytest
 
 from kd_offline import environments
-from kd_offline.errors import CheckpointError, MismatchError, UsageError
+from kd_offline.errors import CheckpointError, MismatchError, UnknownNameError, UsageError
+from kd_offline.evaluation import evaluation_setup
 from kd_offline.evaluation.evaluate import evaluate
-from kd_offline.evaluation.evaluation_setup import EvaluationSetup, load_evaluation_setup
+from kd_offline.evaluation.evaluation_setup import (
+    Contestants,
+    EvaluationSetup,
+    load_evaluation_setup,
+)
 from kd_offline.experts import checkpoint
 from kd_offline.experts.card import ExpertCard
 from kd_offline.experts.load import load
+from kd_offline.robustness.perturbed_play import Participants
 from kd_offline.runs.complete import complete_run
-from kd_offline.runs.folder import RunFolder, create_run
+from kd_offline.runs.folder import RunFolder, create_run, digests
 from kd_offline.schemas.environment import EnvironmentSpec
 from kd_offline.schemas.expert import ExpertArchitecture, TrainRecipe
 from kd_offline.schemas.recipes import StudentArchitecture
@@ -183,3 +189,60 @@ def test_one_of_several_experts_has_to_be_the_recorded_one(run, tmp_path):
     given = [expert(tmp_path / name, seed=seed) for seed, name in ((8, "a"), (9, "b"))]
     with pytest.raises(CheckpointError, match="none of the 2 experts has the weights sha256:"):
         load_evaluation_setup(complete_run(run.path), expert=given)
+
+
+@pytest.fixture
+def doors(monkeypatch):
+    """Of each environment that is opened from now on, how often it was closed."""
+    opened: list[list[int]] = []
+    load_recorded = environments.load_recorded
+
+    def opening(*given, **named):
+        environment: Any = load_recorded(*given, **named)
+        closings: list[int] = []
+        environment.close = lambda: closings.append(1)
+        opened.append(closings)
+        return environment
+
+    monkeypatch.setattr(environments, "load_recorded", opening)
+    return opened
+
+
+def contestants(run: RunFolder, teacher: Any, **given: Any) -> Contestants:
+    return Contestants(str(run.path), digests(run.manifest()), expert=teacher, **given)
+
+
+def test_the_environment_is_closed_if_what_is_loaded_after_it_fails(
+    run, teacher, tmp_path, doors, monkeypatch
+):
+    wrong = expert(tmp_path / "wrong", seed=2)
+    with pytest.raises(MismatchError, match="under the mask 'full'"):
+        contestants(run, teacher, ceiling=wrong).load()
+    with pytest.raises(UsageError, match="the accelerator 'abacus' is not there"):
+        contestants(run, teacher, accelerator="abacus").load()
+    audited = Participants(contestants(run, teacher), (3, 5))  # of which the run has one
+    with pytest.raises(UnknownNameError, match="seed of the run '5'"):
+        audited.load()
+    assert doors == [[1]] * 3
+    with contestants(run, teacher).load():
+        assert doors[-1] == []
+    assert doors[-1] == [1]
+
+
+def test_a_run_to_compare_with_that_was_replaced_opens_no_environment(run, teacher, doors):
+    stated = {"3": "sha256:" + "0" * 64}
+    audited = Participants(contestants(run, teacher), (3,), (str(run.path), stated))
+    with pytest.raises(MismatchError, match="was replaced while it was compared"):
+        audited.load()
+    assert doors == []
+
+
+def test_every_one_of_several_experts_is_moved_to_the_accelerator(
+    run, teacher, tmp_path, monkeypatch
+):
+    places: list[object] = []
+    monkeypatch.setattr(evaluation_setup, "moved", lambda policy, device: places.append(policy))
+    both = (teacher, expert(tmp_path / "other", seed=9))
+    with contestants(run, both).load() as setup:
+        wanted = [setup.experts[0], *setup.policies.students, setup.experts[1]]
+    assert list(map(id, places)) == list(map(id, wanted))

@@ -129,6 +129,36 @@ def test_an_interrupted_audit_continues_to_the_same_report(place, copy, monkeypa
     assert not (run / "robustness.unfinished.json").exists()
 
 
+def test_what_decides_the_bits_of_an_audit_decides_whether_it_is_continued(copy):
+    run, teacher = copy
+    asked = {"episodes": 4, "perturbations": ["dead"], "seeds": [3], "expert": teacher, "batch": 2}
+    before = audit(run, **asked)
+    assert before.batch == 2
+    assert "--batch 2" in before.command
+    with pytest.raises(UsageError, match="begun with another batch: repeat its command"):
+        audit(run, resume=True, **{**asked, "batch": 3})
+    folder = RunFolder(run)
+    folder.write_robustness(before.model_copy(update={"accelerator": "cuda"}))
+    with pytest.raises(UsageError, match="begun with another accelerator: repeat its command"):
+        audit(run, resume=True, **asked)
+    # What auto came to is the processor too; files of former versions state no batch.
+    folder.write_robustness(before.model_copy(update={"accelerator": "cpu", "batch": None}))
+    same = {"seconds"}
+    assert audit(run, resume=True, **asked).model_dump(exclude=same) == before.model_dump(
+        exclude=same
+    )
+
+
+def test_an_audit_is_not_continued_with_another_version_of_a_plug_in(copy, plugins, other_version):
+    run, teacher = copy
+    asked = {"episodes": 4, "seeds": [3], "expert": teacher}
+    audit(run, perturbations=["late:1"], **asked)
+    other_version()
+    with pytest.raises(UsageError, match="begun with another version of late: repeat its command"):
+        audit(run, resume=True, perturbations=["dead", "late:1"], **asked)
+    assert audit(run, resume=True, perturbations=["dead"], **asked).parts == ()
+
+
 def test_drawn_actions_are_audited_too_and_workers_play_the_same_bits(copy):
     run, teacher = copy
     asked = {"episodes": 3, "perturbations": ["sticky:0.25"], "batch": 2, "seeds": [3]}
