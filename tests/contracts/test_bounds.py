@@ -64,7 +64,7 @@ FIGURES = {
     "RecordRecipe": {"seed"},
     "RecordingRecord": {"seed", "episodes", "batch", "settings", "machine"},
     "Robustness": {"seeds", "episodes", "evaluation_seed"},
-    "RobustnessReport": {"episodes", "evaluation_seed", "distillation_seeds"},
+    "RobustnessReport": {"batch", "episodes", "evaluation_seed", "distillation_seeds"},
     "RoleClusters": {"roles"},
     "SeedResult": {"seed", "updates", "best_epoch"},
     "SeedScore": {"seed"},
