@@ -19,6 +19,9 @@ _INVISIBLE = frozenset(
         (0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x2800, 0x3164, 0xFFA0, *range(0xFE00, 0xFE10)),
     )
 ) | frozenset(map(chr, range(0xE0100, 0xE01F0)))
+# Most text has none of these, so that pages of a megabyte are passed quickly.
+_NOT_PLAIN = re.compile(r"[^ -~]")
+_NOT_PLAIN_ON_A_PAGE = re.compile(r"[^ -~\n\t]")
 _NAMED = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 # Escaped as entities, since renderers differ in the meaning of a backslash before these.
 _ENTITIES = {c: f"&#{ord(c)};" for c in "@$~"} | {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
@@ -38,12 +41,12 @@ def for_terminal(text: object, limit: int = _LONGEST) -> str:
     become escapes such as ``\x1b``; line breaks become ``\n``. Text of more than ``limit``
     characters is cut, and the line says so.
     """
-    return "".join(map(_visible, _cut(str(text), limit)))
+    return _NOT_PLAIN.sub(_visible, _cut(str(text), limit))
 
 
 def for_page(text: str) -> str:
     """Return ``text`` escaped as by :func:`for_terminal`, with its line breaks and tabs."""
-    return "".join(c if c in "\n\t" else _visible(c) for c in text)
+    return _NOT_PLAIN_ON_A_PAGE.sub(_visible, text)
 
 
 def for_markdown(text: object, limit: int = _LONGEST) -> str:
@@ -95,9 +98,8 @@ def _cut(text: str, limit: int) -> str:
     return f"{text[:limit]}... ({len(text):,} characters)"
 
 
-def _visible(character: str) -> str:
-    if " " <= character <= "~":
-        return character
+def _visible(found: re.Match[str]) -> str:
+    character = found[0]
     if character in _NAMED:
         return _NAMED[character]
     if unicodedata.category(character) == "Zs":

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 from pathlib import Path
 
 import jsonschema
@@ -16,12 +17,20 @@ GUIDE = Path(__file__).parents[2] / "docs" / "guide" / "working-with-datasets.md
 SPEC = environment_spec((6, 6, 6), episode_limit=50)
 
 
-@pytest.fixture
-def place(tmp_path, monkeypatch):
-    """A folder with three datasets of one environment, as the guide names them."""
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture(scope="module")
+def datasets(tmp_path_factory):
+    """Return a folder with four datasets of one environment, as the guide names them."""
+    folder = tmp_path_factory.mktemp("datasets")
     for seed, name in enumerate(("dataset", "more", "a", "b")):
-        tiny_dataset(f"{name}.zarr", 40, spec=SPEC, seed=seed)
+        tiny_dataset(folder / f"{name}.zarr", 40, spec=SPEC, seed=seed)
+    return folder
+
+
+@pytest.fixture
+def place(datasets, tmp_path, monkeypatch):
+    """Return a folder of the test with a copy of ``datasets``; it is the working directory."""
+    shutil.copytree(datasets, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
