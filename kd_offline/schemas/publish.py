@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import cache
 from importlib import import_module
 from typing import Any, cast
 
@@ -130,6 +131,7 @@ def json_schema(name: str) -> dict[str, Any]:
     return head | described.model_json_schema(by_alias=True)
 
 
+@cache
 def schema_text(name: str) -> str:
     """Return the JSON Schema of a document, as it is published."""
     return json.dumps(json_schema(name), indent=2) + "\n"

@@ -4,11 +4,10 @@ import json
 import re
 import shutil
 
-import jsonschema
 import pytest
 
-from kd_offline.schemas.publish import json_schema
 from kd_offline.testing.factories import environment_spec, tiny_dataset
+from tests.documents import check_document
 from tests.end_to_end.conftest import kd, kd_json, refused
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -28,9 +27,9 @@ def test_students_meet_the_budget_and_say_so(dataset, tmp_path):
     run = tmp_path / "run"
     budget = ["--device", "stm32f4", "--max-latency-us", "100", "--max-flash-kb", "40"]
     document = kd_json("distill", dataset, "-o", run, *QUICK, *budget)
-    jsonschema.validate(document, json_schema("distill-output"))
+    check_document(document, "distill-output")
     manifest = json.loads((run / "run.json").read_text())
-    jsonschema.validate(manifest, json_schema("run"))
+    check_document(manifest, "run")
     assert document["allocation"]["limits"] == manifest["allocation"]["limits"]
     for agent, student in zip(manifest["allocation"]["agents"], document["students"], strict=True):
         assert student["hidden"] == agent["hidden"] < 32
@@ -64,9 +63,9 @@ def test_learned_gates_meet_the_budget_and_are_exported(dataset, tmp_path, arch)
     asked = ["--arch", arch, "--hidden", "16", "--seeds", "2", "--method", "kl", "--threads", "1"]
     asked += ["--device", "stm32f4", "--max-macs", "300", "--allocate", "gates", "--epochs", "2"]
     document = kd_json("distill", dataset, "-o", run, *asked)
-    jsonschema.validate(document, json_schema("distill-output"))
+    check_document(document, "distill-output")
     manifest = json.loads((run / "run.json").read_text())
-    jsonschema.validate(manifest, json_schema("run"))
+    check_document(manifest, "run")
     for agent in manifest["allocation"]["agents"]:
         assert agent["figures"]["macs"]["value"] <= 300
         assert max(filter(None, [*agent["layers"]["trunk"], agent["layers"]["gru"]])) < 16

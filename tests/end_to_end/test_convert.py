@@ -8,12 +8,11 @@ import sys
 import time
 
 import h5py
-import jsonschema
 import numpy as np
 import pytest
 
-from kd_offline.schemas.publish import json_schema
 from kd_offline.testing.factories import tiny_dataset
+from tests.documents import check_document
 from tests.end_to_end.conftest import kd, kd_json, refused
 from tests.unit.datasets.convert.vault.vaults import leaves, write_vault
 
@@ -30,7 +29,7 @@ def imported(tmp_path_factory):
 def test_the_document_is_the_published_one(made, tmp_path, imported):
     there = kd_json("convert", made.dataset, "-o", tmp_path / "x.h5", "--to", "d4rl")
     for document in (there, imported[1]):
-        jsonschema.validate(document, json_schema("convert-output"))
+        check_document(document, "convert-output")
     assert (there["from"], there["to"]) == ("expert-buffer", "d4rl")
     assert {"array": "manifest", "why": there["not_held"][-1]["why"]} == there["not_held"][-1]
     assert imported[1]["notes"] == [

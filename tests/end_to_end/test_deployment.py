@@ -3,10 +3,9 @@
 import json
 import shutil
 
-import jsonschema
 import pytest
 
-from kd_offline.schemas.publish import json_schema
+from tests.documents import check_document
 from tests.end_to_end.conftest import SPREAD, kd, kd_json, refused
 from tests.sealing import resealed
 
@@ -40,7 +39,7 @@ def interface_file(profile, path, keep):
 
 
 def test_a_profile_is_played_once_and_then_only_read(run, profile):
-    jsonschema.validate(profile, json_schema("profile"))
+    check_document(profile, "profile")
     written = json.loads((run.parent / "out" / "team.json").read_text())
     assert profile == {key: value for key, value in written.items() if key != "digest"}
     assert (run / "evaluation.json").is_file()
@@ -58,7 +57,7 @@ def test_a_profile_is_played_once_and_then_only_read(run, profile):
 def test_the_team_fits_its_own_environment(run, profile):
     out = run.parent / "out" / "team.json"
     found = kd_json("deploy-check", out, "--environment", SPREAD)
-    jsonschema.validate(found, json_schema("deploy-check-output"))
+    check_document(found, "deploy-check-output")
     assert found["fits"] is True
     assert all(agent["as_it_is"] for agent in found["agents"])
     other = kd("deploy-check", out, "--environment", SPREAD, "--env", "n_agents=4", code=1)

@@ -5,12 +5,11 @@ import shlex
 import shutil
 from pathlib import Path
 
-import jsonschema
 import pytest
 
 from kd_offline.datasets import ExpertBuffer
-from kd_offline.schemas import publish
 from kd_offline.testing.factories import environment_spec, tiny_dataset
+from tests.documents import check_document
 from tests.end_to_end.conftest import DISTILL, kd, kd_json, refused
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guide" / "working-with-datasets.md"
@@ -35,7 +34,7 @@ def place(datasets, tmp_path, monkeypatch):
 
 
 def checked(name, document):
-    jsonschema.validate(document, publish.json_schema(name))
+    check_document(document, name)
     return document
 
 

@@ -4,11 +4,10 @@ import json
 import shutil
 import tomllib
 
-import jsonschema
 import pytest
 
 from kd_offline.hardware.profiles import load
-from kd_offline.schemas.publish import json_schema
+from tests.documents import check_document
 from tests.end_to_end.conftest import kd, kd_json, refused
 from tests.sealing import resealed
 
@@ -30,7 +29,7 @@ def test_latency_of_every_engine(made, run):
     document = kd_json(
         "bench", "latency", run, "--expert", made.expert, "--device", "stm32f4", *SHORT
     )
-    jsonschema.validate(document, json_schema("latency"))
+    check_document(document, "latency")
     written = json.loads((run / "latency.json").read_text())
     assert document == {key: value for key, value in written.items() if key != "digest"}
     rows = document["rows"]
@@ -104,8 +103,8 @@ def test_hardware_is_listed_and_shown():
     shown = kd("hardware", "stm32f4").stdout
     assert "assumed" in shown
     assert "DocID022152" in shown
-    jsonschema.validate(kd_json("hardware", "stm32f4"), json_schema("hardware"))
-    jsonschema.validate(kd_json("hardware"), json_schema("hardware-output"))
+    check_document(kd_json("hardware", "stm32f4"), "hardware")
+    check_document(kd_json("hardware"), "hardware-output")
 
 
 def test_a_calibrated_profile_predicts(run, tmp_path):

@@ -2,10 +2,9 @@
 
 import json
 
-import jsonschema
 import pytest
 
-from kd_offline.schemas.publish import json_schema
+from tests.documents import check_document
 from tests.end_to_end.conftest import DISTILL, kd, kd_json, refused
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -30,7 +29,7 @@ def document(made, pair):
 
 
 def test_three_precisions_play_the_same_episodes(made, pair, document):
-    jsonschema.validate(document, json_schema("quantisation"))
+    check_document(document, "quantisation")
     written = json.loads((pair / "plain" / "quantisation.json").read_text())
     assert document == {key: value for key, value in written.items() if key != "digest"}
     floats, after, trained = document["rows"]

@@ -2,11 +2,10 @@
 
 import json
 
-import jsonschema
 import pytest
 
-from kd_offline.schemas.publish import json_schema
 from kd_offline.testing.factories import environment_spec, tiny_dataset
+from tests.documents import check_document
 from tests.end_to_end.conftest import kd, kd_json, refused
 
 QUICK = ["--method", "kl", "--epochs", "1", "--widths", "8,16", "--set", "threads=1"]
@@ -29,7 +28,7 @@ def folder(dataset, tmp_path_factory):
 
 def test_points_are_runs_and_the_front_is_marked(dataset, folder):
     report = json.loads((folder / "sweep.json").read_text())
-    jsonschema.validate(report, json_schema("sweep"))
+    check_document(report, "sweep")
     assert report["plan"]["judge"] == "agreement"  # there is no such environment
     single, small = (
         next(p for p in report["points"] if p["precision"] == name) for name in ("fp32", "int8")

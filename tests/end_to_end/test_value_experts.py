@@ -2,13 +2,12 @@
 
 import json
 
-import jsonschema
 import numpy as np
 import pytest
 
 from kd_offline.datasets import ExpertBuffer
 from kd_offline.datasets.format import layout
-from kd_offline.schemas.publish import json_schema
+from tests.documents import check_document
 from tests.end_to_end.conftest import SPREAD, kd, kd_json, refused
 from tests.unit.experts.importers.layouts import spread_qmix
 
@@ -21,13 +20,13 @@ def expert(tmp_path_factory):
     """Return a folder with an expert of a few batches."""
     folder = tmp_path_factory.mktemp("qmix") / "expert"
     card = kd_json("train", SPREAD, "-o", folder, "--algorithm", "qmix", *SHORT, "--score", 8)
-    jsonschema.validate(card, json_schema("expert"))
+    check_document(card, "expert")
     assert card["recipe"]["algorithm"] == "qmix"
     assert card["parameters"]["mixer"] == 18913
     lines = [json.loads(x) for x in (folder / "curve.jsonl").read_text().splitlines()]
     assert [x["iteration"] for x in lines] == [1, 2, 3, 4]
     for line in lines:
-        jsonschema.validate(line, json_schema("training-curve"))
+        check_document(line, "training-curve")
     return folder
 
 

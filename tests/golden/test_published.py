@@ -3,7 +3,6 @@
 import tomllib
 from pathlib import Path
 
-import jsonschema
 import pytest
 
 from kd_offline.cli import reference
@@ -12,7 +11,7 @@ from kd_offline.distillation.recipe import PRESETS, distill_recipe
 from kd_offline.experts.checkpoint import read_card
 from kd_offline.experts.load import bundled_folder
 from kd_offline.experts.recipe import train_recipe
-from kd_offline.schemas import publish
+from tests.documents import check_document
 
 ROOT = Path(__file__).parents[2]
 RECIPES = ROOT / "cli" / "recipes"
@@ -40,7 +39,7 @@ def test_a_changed_or_missing_help_text_is_found(tmp_path):
 @pytest.mark.parametrize("path", sorted((RECIPES / "distill").glob("*.toml")), ids=lambda p: p.stem)
 def test_ready_recipe_for_distillation(path):
     recipe = distill_recipe(file=path)
-    jsonschema.validate(recipe.model_dump(mode="json"), publish.json_schema("distill-recipe"))
+    check_document(recipe.model_dump(mode="json"), "distill-recipe")
     given = tomllib.loads(path.read_text("utf-8"))
     assert recipe.method == given["method"]
     assert recipe.mask == given.get("mask", "full")
@@ -63,7 +62,7 @@ def as_its_first_lines_say(path):
 )
 def test_ready_recipe_for_training(path):
     recipe = as_its_first_lines_say(path)
-    jsonschema.validate(recipe.model_dump(mode="json"), publish.json_schema("train-recipe"))
+    check_document(recipe.model_dump(mode="json"), "train-recipe")
 
 
 @pytest.mark.parametrize("path", sorted((RECIPES / "bundled").glob("*.toml")), ids=lambda p: p.stem)

@@ -3,7 +3,6 @@
 import json
 import shutil
 
-import jsonschema
 import numpy as np
 import pytest
 
@@ -23,10 +22,10 @@ from kd_offline.experts.load import load as load_expert
 from kd_offline.rollout.policies import MixedTeam
 from kd_offline.runs.folder import RunFolder, read_evaluation
 from kd_offline.schemas.collaboration import CollaborationProfile
-from kd_offline.schemas.publish import json_schema
 from kd_offline.sealed_json import parse_document, sealed_text
 from kd_offline.seeding import episode_seeds
 from kd_offline.students.policy import load
+from tests.documents import check_document
 from tests.sealing import resealed, resealed_tensors
 from tests.unit.deployment.conftest import EPISODES
 from tests.unit.evaluation.test_evaluation_setup import MASK, NAME, SPEC
@@ -36,7 +35,7 @@ from tests.unit.reports.test_robustness import robustness
 def test_a_profile_goes_round(place, played):
     file = place / "played" / "profile.json"
     document = json.loads(file.read_text())
-    jsonschema.validate(document, json_schema("profile"))
+    check_document(document, "profile")
     text = sealed_text(played, nulls=False)
     assert parse_document(CollaborationProfile, text, file, "") == played
     assert read_profile(file) == read_profile(file.parent) == played

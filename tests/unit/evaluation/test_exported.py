@@ -2,7 +2,6 @@
 
 import json
 
-import jsonschema
 import numpy as np
 import pytest
 
@@ -14,13 +13,13 @@ from kd_offline.experts import checkpoint
 from kd_offline.exports.engines import read_manifest
 from kd_offline.exports.export import export
 from kd_offline.runs.folder import RunFolder, create_run
-from kd_offline.schemas.publish import json_schema
 from kd_offline.schemas.recipes import StudentArchitecture
 from kd_offline.schemas.run import DatasetReference, SeedResult
 from kd_offline.schemas.student import StudentCard
 from kd_offline.students import policy as students
 from kd_offline.testing.factories import tiny_dataset
 from kd_offline.testing.reports import run_manifest
+from tests.documents import check_document
 from tests.unit.evaluation.test_evaluation_setup import MASK, SPEC, expert, rows
 
 PLAYED = {"episodes": 30, "modes": ["greedy"]}
@@ -71,7 +70,7 @@ def test_the_export_is_judged_by_return(place):
     report = evaluate(place / "run", export=place / "out", **given)
     assert (place / "run" / "evaluation.json").read_bytes() == before
     written = json.loads((place / "out" / "evaluation.json").read_text())
-    jsonschema.validate(written, json_schema("evaluation"))
+    check_document(written, "evaluation")
     assert report.export == written["export"] == "int8 in numpy"
     assert report.distillation_seeds == (4,)
     assert both.export is None

@@ -3,7 +3,6 @@ import shutil
 import subprocess
 import sys
 
-import jsonschema
 import numpy as np
 import pytest
 
@@ -23,8 +22,8 @@ from kd_offline.exports.engines import ENGINES, load_export, read_manifest
 from kd_offline.exports.export import export
 from kd_offline.exports.parity_check import ParityError
 from kd_offline.networks import quantise
-from kd_offline.schemas.publish import json_schema
 from kd_offline.students.policy import load
+from tests.documents import check_document
 from tests.sealing import resealed_tensors
 from tests.unit.exports.conftest import KINDS, SPEC, make_run, needs, same
 
@@ -48,7 +47,7 @@ def test_everything_is_there_and_is_described(whole):
     run, fp32, int8 = whole
     for manifest, folder in ((fp32, run.path / "export"), (int8, run.path / "export-int8")):
         text = json.loads((folder / "export.json").read_text())
-        jsonschema.validate(text, json_schema("export"))
+        check_document(text, "export")
         assert read_manifest(folder) == manifest
         assert manifest.formats == ALL
         found = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}

@@ -2,7 +2,6 @@
 
 import json
 
-import jsonschema
 import pytest
 
 from kd_offline.distillation.distill import distill
@@ -12,7 +11,7 @@ from kd_offline.online.adapt import adapt
 from kd_offline.online.task import Allowed
 from kd_offline.recording.record import record
 from kd_offline.runs.folder import digests, open_run, recipe_of
-from kd_offline.schemas.publish import json_schema
+from tests.documents import check_document
 
 SPREAD = "mpe/simple_spread_v3"
 QUICK = {"optimisation.epochs": 1, "threads": 1}
@@ -61,7 +60,7 @@ def test_the_students_go_on_from_those_of_the_run(place, adapted):
     stated = recipe_of(open_run(output).manifest()).start
     assert stated.digests == digests(open_run(place / "run").manifest())
     document = json.loads((output / "adaptation.json").read_text())
-    jsonschema.validate(document, json_schema("adaptation"))
+    check_document(document, "adaptation")
 
 
 def test_another_mask_is_a_task_too(place, tmp_path):

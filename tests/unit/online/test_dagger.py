@@ -3,7 +3,6 @@
 import json
 import shutil
 
-import jsonschema
 import numpy as np
 import pytest
 
@@ -17,9 +16,9 @@ from kd_offline.online.dagger import dagger
 from kd_offline.recording.record import record
 from kd_offline.recording.relabel import relabel
 from kd_offline.runs.folder import digests, open_run, recipe_of
-from kd_offline.schemas.publish import json_schema
 from kd_offline.sealed_json import write_document
 from kd_offline.tracking.base import FunctionObserver
+from tests.documents import check_document
 
 SPREAD = "mpe/simple_spread_v3"
 SMALL = {"rounds": 2, "episodes": 8, "evaluation_episodes": 8, "epochs": 1}
@@ -86,7 +85,7 @@ def test_the_report_compares_every_round_with_the_first_students(loop):
         assert one.students.change.mean == pytest.approx(gained)
         assert one.students.change.low < gained < one.students.change.high
     document = json.loads((output / "dagger.json").read_text())
-    jsonschema.validate(document, json_schema("dagger"))
+    check_document(document, "dagger")
 
 
 @pytest.mark.parametrize("unit", ["episodes", "epochs", "rounds"])
