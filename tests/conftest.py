@@ -27,6 +27,7 @@ def pytest_collection_finish():
     os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
     gc.collect()
     gc.freeze()  # what was imported stays: looking through it at every full collection is dear
+    gc.set_threshold(10_000, 20, 20)  # a full collection after millions of new objects, not 70,000
 
 
 @pytest.fixture(autouse=True)

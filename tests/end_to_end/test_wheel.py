@@ -68,6 +68,7 @@ def test_it_records_and_distils_elsewhere(wheel, tmp_path):
         "-q",
         "--no-deps",
         "--no-index",
+        "--no-compile",
         "--disable-pip-version-check",
         wheel,
         cwd=tmp_path,
