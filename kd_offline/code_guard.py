@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 from kd_offline.errors import Remedy, UsageError
+from kd_offline.registry import entry_points_of
 
 ENVIRONMENTS, EXPERTS = "kd_offline.environments", "kd_offline.experts"
 """Entry-point groups by which an installed plug-in offers parts of its own."""
@@ -197,13 +197,13 @@ def in_file(path: str | Path) -> str:
 
 def _is_offered(group: str, factory: str) -> bool:
     """Return whether an installed plug-in offers ``module:factory``; nothing is imported."""
-    return any(factory in (entry.name, entry.value) for entry in entry_points(group=group))
+    return any(factory in (entry.name, entry.value) for entry in entry_points_of(group))
 
 
 def _offered_by_name(name: str) -> bool:
     """Tell whether an installed plug-in offers an environment of this name, or of its beginning."""
-    offered = (entry.name for entry in entry_points(group=ENVIRONMENTS))
-    return any(name == own or (own.endswith("/") and name.startswith(own)) for own in offered)
+    names = (entry.name for entry in entry_points_of(ENVIRONMENTS))
+    return any(name == own or (own.endswith("/") and name.startswith(own)) for own in names)
 
 
 def _quoted(text: str) -> str:

@@ -13,9 +13,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points, version
+from importlib.metadata import EntryPoint, entry_points
 from typing import Generic, TypeVar, cast
 
+from kd_offline import __version__
 from kd_offline.errors import MismatchError, UnknownNameError, UsageError
 from kd_offline.schemas.parts import PartRecord
 from kd_offline.user_code import calling
@@ -123,7 +124,7 @@ class Registry(Generic[Part]):
         """
         key = self.key(name)
         if key in self.built_in:
-            return Origin(_OURS, version(_OURS))
+            return Origin(_OURS, __version__)
         package = self._entry(key).dist
         return Origin("", "") if package is None else Origin(package.name, package.version)
 
@@ -175,8 +176,7 @@ class Registry(Generic[Part]):
 
     def _plug_ins(self) -> dict[str, list[EntryPoint]]:
         entries_by_name: dict[str, list[EntryPoint]] = {}
-        path = tuple(sys.path)
-        for entry in _installed(path, _changed(path)).get(self.group, ()):
+        for entry in entry_points_of(self.group):
             entries_by_name.setdefault(entry.name, []).append(entry)
         return entries_by_name
 
@@ -210,6 +210,15 @@ class Registry(Generic[Part]):
             f"the {self.what} {name!r} is offered by {' and by '.join(others)}: uninstall one of "
             "them, or rename the entry point"
         )
+
+
+def entry_points_of(group: str) -> tuple[EntryPoint, ...]:
+    """Return the entry points of a group, such as ``kd_offline.terms``; imports nothing.
+
+    Packages are looked through once; again where ``sys.path`` or a folder in it has changed.
+    """
+    path = tuple(sys.path)
+    return _installed(path, _changed(path)).get(group, ())
 
 
 def _beginnings(name: str) -> Iterator[str]:

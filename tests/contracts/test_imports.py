@@ -38,6 +38,7 @@ SAME_TIER = {
     | {("schemas", "generated_files"), ("sealed_json", "strict_json")}
     | {("sealed_json", name) for name in ("errors", "files", "schemas")}
     | {("user_code", "errors"), ("user_code", "untrusted_text"), ("code_guard", "errors")}
+    | {("code_guard", "registry")}
     | {("registry", name) for name in ("errors", "schemas", "user_code")}
     | {("tracking", name) for name in ("errors", "files", "registry", "untrusted_text")}
     | {("tracking", "user_code")}

@@ -137,11 +137,11 @@ def test_long_and_unprintable_names_make_one_printable_sentence():
         assert said.endswith("pass environment='NAME'")
 
 
-def plug_in(folder: Path, group: str, line: str) -> None:
+def plug_in(folder: Path, group: str, line: str, package: str = "mazes") -> None:
     """Install a distribution that offers something, without any code of it."""
-    info = folder / "mazes-1.0.dist-info"
+    info = folder / f"{package}-1.0.dist-info"
     info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mazes\nVersion: 1.0\n")
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(f"[{group}]\n{line}\n")
 
 
@@ -155,10 +155,7 @@ def test_what_an_installed_plug_in_offers_passes(tmp_path, monkeypatch):
     refused("pettingzoo/mazes.envs:parallel_env.x")
     with pytest.raises(UsageError):
         check_expert(reference, asked_by="it")
-    (tmp_path / "mazes-1.0.dist-info" / "entry_points.txt").write_text(
-        "[kd_offline.experts]\nrunner = mazes.experts:make\n"
-    )
-    importlib.invalidate_caches()
+    plug_in(tmp_path, "kd_offline.experts", "runner = mazes.experts:make", "runners")
     check_expert(reference, asked_by="it")
 
 

@@ -4,6 +4,7 @@ import sys
 
 import pytest
 
+from kd_offline import code_guard, registry
 from kd_offline.errors import UnknownNameError, UsageError, UserCodeError
 from kd_offline.registry import Registry
 
@@ -118,3 +119,12 @@ def test_records_leave_out_ours_and_names_of_no_part(things, plug_in):
     plug_in("more-things", "1.2", {"doubled": "more_things:doubled"})
     (record,) = things.records(["joined", "doubled", "no part"])
     assert (record.name, record.package, record.version) == ("doubled", "more-things", "1.2")
+
+
+def test_packages_are_looked_through_once_whoever_asks(monkeypatch):
+    found, scans = registry.entry_points(), []
+    monkeypatch.setattr(registry, "entry_points", lambda: scans.append(1) or found)
+    registry._installed.cache_clear()
+    assert "no such thing" not in Registry("thing", "kd_offline.things", OURS)
+    assert code_guard.unsafe_settings("mpe/simple_spread_v3", {"n_agents": 10**9}) == {}
+    assert len(scans) == 1
