@@ -198,6 +198,8 @@ def _too_new(file: Path, version: tuple[int, int], newest: tuple[int, int]) -> s
 
 def _replace_unreadable(value: Any) -> Any:
     if isinstance(value, str):
+        if is_printable(value):
+            return value
         return "".join(c if is_printable(c) else _REPLACEMENT for c in value)
     if isinstance(value, dict):
         return {_replace_unreadable(key): _replace_unreadable(item) for key, item in value.items()}

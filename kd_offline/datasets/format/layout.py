@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from functools import cache, lru_cache
 from typing import Any
 
 from kd_offline.datasets.format.resource_limits import MAX_RANGE_BYTES
@@ -222,11 +223,13 @@ def chunk_count(rows: int, per_chunk: int) -> int:
     return -(-rows // per_chunk)
 
 
+@cache
 def group_metadata() -> bytes:
     """Return the ``zarr.json`` of a group."""
     return _json_text({"zarr_format": 3, "node_type": "group", "attributes": {}})
 
 
+@lru_cache(maxsize=1024)
 def array_metadata(
     dtype: str, shape: tuple[int, ...], rows: int, axes: tuple[str, ...], level: int
 ) -> bytes:
