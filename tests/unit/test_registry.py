@@ -1,6 +1,7 @@
 """Registries: names without imports, plug-ins by entry points, faults in one sentence."""
 
 import sys
+from importlib import metadata
 
 import pytest
 
@@ -122,8 +123,13 @@ def test_records_leave_out_ours_and_names_of_no_part(things, plug_in):
 
 
 def test_packages_are_looked_through_once_whoever_asks(monkeypatch):
-    found, scans = registry.entry_points(), []
-    monkeypatch.setattr(registry, "entry_points", lambda: scans.append(1) or found)
+    scans = []
+
+    def scan():
+        scans.append(metadata.entry_points())
+        return scans[-1]
+
+    monkeypatch.setattr("kd_offline.registry.entry_points", scan)
     registry._installed.cache_clear()
     assert "no such thing" not in Registry("thing", "kd_offline.things", OURS)
     assert code_guard.unsafe_settings("mpe/simple_spread_v3", {"n_agents": 10**9}) == {}
