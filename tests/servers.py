@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import hmac
+import html
+import json
 import logging
 import os
 import shutil
@@ -14,12 +17,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 from urllib.error import HTTPError
+from urllib.parse import parse_qsl, unquote, urlsplit
 from urllib.request import Request, urlopen
 
 import pytest
@@ -188,6 +193,86 @@ def azure(folder: Path, bucket: str = "bucket") -> Iterator[dict[str, str]]:
     finally:
         process.terminate()
         process.wait(10)
+
+
+_PAGE = 7  # objects in a page of a listing, so that lists of few have several
+
+
+@contextmanager
+def google(bucket: str = "bucket") -> Iterator[dict[str, str]]:
+    """Answer the requests of obstore as Google's XML interface is documented to.
+
+    Written for these tests: it shows that our requests have the right conditions and that answers
+    are understood, and not what the real service does beside.
+    """
+    objects: dict[str, tuple[bytes, int, float]] = {}  # name -> data, generation, time
+    generations, turn = count(1), threading.Lock()
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        data = handler.rfile.read(int(handler.headers.get("Content-Length") or 0))
+        address = urlsplit(handler.path)
+        place, _, name = unquote(address.path).removeprefix("/").partition("/")
+        with turn:
+            if place != bucket:
+                reply(handler, b"<Error><Code>NoSuchBucket</Code></Error>", 404)
+            elif not name:
+                reply(handler, _page_of(objects, dict(parse_qsl(address.query))))
+            elif handler.command == "PUT":
+                wanted = handler.headers.get("x-goog-if-generation-match")
+                if wanted is not None and int(wanted) != objects.get(name, (b"", 0, 0.0))[1]:
+                    reply(handler, b"<Error><Code>PreconditionFailed</Code></Error>", 412)
+                    return
+                objects[name] = data, next(generations), time.time()
+                reply(handler, b"", ETag=_tag(data), x_goog_generation=str(objects[name][1]))
+            elif name not in objects:
+                reply(handler, b"<Error><Code>NoSuchKey</Code></Error>", 404)
+            elif handler.command == "DELETE":
+                del objects[name]
+                reply(handler, b"", 204)
+            else:
+                _give(handler, *objects[name])
+
+    with answering(answer) as url:
+        key = {"gcs_base_url": url, "disable_oauth": True}
+        names = ("client_email", "private_key", "private_key_id")
+        yield {
+            "GOOGLE_SERVICE_ACCOUNT_KEY": json.dumps(key | dict.fromkeys(names, "")),
+            "GOOGLE_ALLOW_HTTP": "true",
+        }
+
+
+def _tag(data: bytes) -> str:
+    return f'"{hashlib.md5(data, usedforsecurity=False).hexdigest()}"'
+
+
+def _give(handler: BaseHTTPRequestHandler, data: bytes, generation: int, changed: float) -> None:
+    """Send an object, or the range of it that is asked for."""
+    headers = {"ETag": _tag(data), "x_goog_generation": str(generation)}
+    headers["Last_Modified"] = formatdate(changed, usegmt=True)
+    given = handler.headers.get("Range")
+    if given is None:
+        reply(handler, data, **headers)
+        return
+    first, last = (int(part) for part in given.removeprefix("bytes=").split("-"))
+    part = data[first : last + 1]
+    headers["Content_Range"] = f"bytes {first}-{first + len(part) - 1}/{len(data)}"
+    reply(handler, part, 206, **headers)
+
+
+def _page_of(objects: dict[str, tuple[bytes, int, float]], query: dict[str, str]) -> bytes:
+    """Return a page of a listing, version 2, whose token is the name that it begins after."""
+    after = query.get("continuation-token", "")
+    names = sorted(n for n in objects if n.startswith(query.get("prefix", "")) and n > after)
+    listed = "".join(
+        f"<Contents><Key>{html.escape(name)}</Key><Size>{len(data)}</Size><ETag>{_tag(data)}"
+        f"</ETag><LastModified>{datetime.fromtimestamp(changed, UTC).isoformat()}</LastModified>"
+        "</Contents>"
+        for name in names[:_PAGE]
+        for data, _, changed in [objects[name]]
+    )
+    if len(names) > _PAGE:
+        listed += f"<NextContinuationToken>{html.escape(names[_PAGE - 1])}</NextContinuationToken>"
+    return f"<ListBucketResult>{listed}</ListBucketResult>".encode()
 
 
 @contextmanager

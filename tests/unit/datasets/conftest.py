@@ -95,6 +95,15 @@ def azure(_azure, monkeypatch):
         monkeypatch.setenv(name, value)
 
 
+@pytest.fixture
+def google(monkeypatch):
+    """An emulation of Google's storage of our own, with ``gs://bucket``."""
+    with servers.google() as environment:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        yield environment
+
+
 @pytest.fixture(scope="session")
 def whole(tmp_path_factory):
     """A dataset of some 60 files with several chunks in every steps array; nobody changes it."""

@@ -10,12 +10,12 @@ import pytest
 from kd_offline.datasets import ExpertBuffer, verify, virtual_merge
 from kd_offline.datasets.format.layout import MANIFEST
 from kd_offline.datasets.sharing import share
-from kd_offline.datasets.sharing.share import push
+from kd_offline.datasets.sharing.share import pack, push
 from kd_offline.datasets.sharing.unfinished import unfinished
 from kd_offline.datasets.storage.remote import Remote, open_store
 from kd_offline.datasets.storage.sources import open_files
 from kd_offline.datasets.storage.store import lock_folder
-from kd_offline.errors import StorageError, UsageError
+from kd_offline.errors import KdOfflineError, StorageError, UsageError
 from kd_offline.testing.factories import tiny_dataset
 from tests.servers import answering
 
@@ -29,12 +29,12 @@ def shards(tmp_path_factory):
     return [folder / f"{k}.zarr" for k in range(2)]
 
 
-@pytest.fixture(params=["folder", "s3", "az"])
+@pytest.fixture(params=["folder", "s3", "gs", "az"])
 def place(request, tmp_path):
     """An empty place."""
     if request.param == "folder":
         return str(tmp_path / "there")
-    request.getfixturevalue({"s3": "s3", "az": "azure"}[request.param])
+    request.getfixturevalue({"s3": "s3", "gs": "google", "az": "azure"}[request.param])
     return f"{request.param}://bucket/{tmp_path.name}"
 
 
@@ -172,7 +172,41 @@ def test_of_two_processes_that_race_one_wins_whole(shards, tmp_path, locks, monk
     assert all(verify(shard).ok for shard in shards)
 
 
-@pytest.mark.parametrize(("scheme", "server"), [("s3", "s3"), ("az", "azure")])
+def repeat(shards, number, destination, barrier, results):
+    """Push each dataset in turn, with and without overwriting, and list what is there."""
+    barrier.wait()
+    unforeseen = []
+    for k in range(24):
+        try:
+            push(shards[(number + k) % 2], destination, overwrite=bool((number + k) // 2 % 2))
+            unfinished(Path(destination).parent)
+        except KdOfflineError as error:
+            unforeseen += [str(error)] if "\n" in str(error) else []
+        except Exception as error:
+            unforeseen.append(repr(error))
+    results.put(unforeseen)
+
+
+def test_whatever_others_do_on_a_disk_without_locks_is_one_sentence(shards, tmp_path, monkeypatch):
+    monkeypatch.setattr("kd_offline.datasets.sharing.targets.lock_folder", nullcontext)
+    context, destination = multiprocessing.get_context("fork"), str(tmp_path / "there" / "0.zarr")
+    barrier, results = context.Barrier(4), context.Queue()
+    racers = [
+        context.Process(target=repeat, args=(shards, number, destination, barrier, results))
+        for number in range(4)
+    ]
+    for racer in racers:
+        racer.start()
+    ended = [results.get(timeout=300) for _ in racers]
+    for racer in racers:
+        racer.join()
+    assert ended == [[]] * 4
+    push(shards[0], destination, overwrite=True)
+    assert verify(destination).ok
+    assert unfinished(tmp_path / "there").unfinished == ()
+
+
+@pytest.mark.parametrize(("scheme", "server"), [("s3", "s3"), ("gs", "google"), ("az", "azure")])
 def test_of_writers_that_race_to_a_bucket_one_wins_whole(shards, scheme, server, request):
     request.getfixturevalue(server)
     place = f"{scheme}://bucket/raced/0.zarr"
@@ -193,6 +227,15 @@ def test_of_writers_that_race_to_a_bucket_one_wins_whole(shards, scheme, server,
     assert len(errors) >= 2
     assert verify(place).ok
     assert unfinished(f"{scheme}://bucket/raced").unfinished == ()
+
+
+def test_a_bucket_of_google_gives_an_archive_in_ranges(shards, tmp_path, google):
+    pack(shards[0], tmp_path / "d.zarr.zip")
+    store = Remote("gs://bucket/run", open_store("gs://bucket/run"), listable=True)
+    store.write("d.zarr.zip", (tmp_path / "d.zarr.zip").read_bytes())
+    assert verify("gs://bucket/run/d.zarr.zip").ok
+    with pytest.raises(StorageError, match="there is no such bucket"):
+        push(shards[0], "gs://absent/0.zarr")
 
 
 def test_a_virtual_merge_is_written_to_a_bucket_beside_its_shards(shards, s3):

@@ -141,6 +141,7 @@ def test_credentials_that_cannot_be_read_are_said(monkeypatch, tmp_path):
     [
         ("AWS_ENDPOINT_URL", "s3://bucket/d.zarr", "AWS_ALLOW_HTTP"),
         ("AZURE_STORAGE_ENDPOINT", "az://bucket/d.zarr", "AZURE_ALLOW_HTTP"),
+        ("GOOGLE_BASE_URL", "gs://bucket/d.zarr", "GOOGLE_ALLOW_HTTP"),
     ],
 )
 def test_plain_http_is_said_with_what_allows_it(monkeypatch, name, address, allowing):
