@@ -67,7 +67,7 @@ class ResumeState(Document):
 
     SEALED_SINCE: ClassVar[tuple[int, int]] = (1, 1)
 
-    version: tuple[int, int] = (1, 4)
+    version: tuple[int, int] = (1, 5)
     begun: str = Field(default="", description="digest of the run's recipe and dataset")
     tensors: str = Field(default="", description="digest of state-<epoch>.safetensors")
     metrics: LinesRecord | None = Field(default=None, description="of metrics.jsonl")
@@ -284,7 +284,8 @@ def _restore(run: Run, state: Training, seeds: tuple[int, ...]) -> None:
     """
     file = run.folder.resume_state / "state.json"
     saved = read_document(ResumeState, file, _AGAIN) if file.is_file() else None
-    if saved is not None and saved.version < (1, 4):
+    since = (1, 5) if len(seeds) > 1 else (1, 4)  # stacked weights have other names
+    if saved is not None and saved.version < since:
         _LOG.warning("seed %d begins again: another version saved its state", seeds[0])
         saved = None  # settings or auxiliary networks have other names; the bits will be the same
     if saved is None or saved.seed != seeds[0]:

@@ -64,9 +64,12 @@ def test_its_recipe_is_read_repeated_and_known_as_the_same(run, dataset):
         distill(dataset, run, recipe(**{"terms.kl.temperature": 2.0}), resume=True)
 
 
+@pytest.mark.parametrize(("batched", "saved"), [(False, [1, 1]), (True, [1, 4])])
 def test_a_seed_whose_state_another_version_saved_begins_again(
-    run, dataset, tmp_path, monkeypatch, caplog
+    dataset, tmp_path, monkeypatch, caplog, batched, saved
 ):
+    chosen = recipe(batched_seeds=True, seeds=(0, 1)) if batched else recipe()
+    whole = distill(dataset, tmp_path / "whole", chosen)
     monkeypatch.setattr(module, "SAVE_EVERY_S", -1.0)
 
     def stop(step, values, series):
@@ -74,9 +77,9 @@ def test_a_seed_whose_state_another_version_saved_begins_again(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        distill(dataset, tmp_path / "cut", recipe(), observers=[FunctionObserver(metrics=stop)])
-    resealed(tmp_path / "cut" / "resume" / "state.json", version=[1, 1])
-    done = distill(dataset, tmp_path / "cut", recipe(), resume=True)
+        distill(dataset, tmp_path / "cut", chosen, observers=[FunctionObserver(metrics=stop)])
+    resealed(tmp_path / "cut" / "resume" / "state.json", version=saved)
+    done = distill(dataset, tmp_path / "cut", chosen, resume=True)
     assert "seed 0 begins again: another version saved its state" in caplog.text
-    assert done.results[0].digest == open_run(run).manifest().results[0].digest
-    assert [row["epoch"] for row in open_run(tmp_path / "cut").metrics()] == [1, 1, 2, 2, 3, 3]
+    assert [r.digest for r in done.results] == [r.digest for r in whole.results]
+    assert open_run(tmp_path / "cut").metrics() == open_run(tmp_path / "whole").metrics()
