@@ -69,7 +69,7 @@ def test_it_runs_on_its_own():
         text=True,
         check=True,
         cwd="/",
-        timeout=60,
+        timeout=240,
     )
     assert done.stdout.endswith(": every digest is right\n")
 

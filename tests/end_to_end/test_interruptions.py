@@ -129,21 +129,16 @@ class TestAtAnyMoment:
         assert metrics[0] == metrics[1]
         assert not (tmp_path / "stopped" / "resume").exists()
 
-    @pytest.mark.parametrize("after", [30, 60])
-    def test_between_two_batches_of_a_recording(self, made, tmp_path, after):
+    def test_between_two_batches_of_a_recording(self, made, tmp_path):
         settings = {"expert": made.expert, "episodes": 75, "batch": 30, "threads": 1}
         whole = record(SPREAD, tmp_path / "whole", **settings)
+        for after in (30, 60):
 
-        def stop(done, total, unit):
-            if done == after:
-                raise KeyboardInterrupt
+            def stop(done, total, unit, after=after):
+                if done == after:
+                    raise KeyboardInterrupt
 
-        with pytest.raises(KeyboardInterrupt):
-            record(
-                SPREAD,
-                tmp_path / "stopped",
-                observers=[FunctionObserver(progress=stop)],
-                **settings,
-            )
-        again = record(SPREAD, tmp_path / "stopped", resume=True, **settings)
-        assert again.id == whole.id
+            path, observers = tmp_path / str(after), [FunctionObserver(progress=stop)]
+            with pytest.raises(KeyboardInterrupt):
+                record(SPREAD, path, observers=observers, **settings)
+            assert record(SPREAD, path, resume=True, **settings).id == whole.id

@@ -211,7 +211,7 @@ from pathlib import Path
 from kd_offline import files
 def hang(handle):
     print("written", flush=True)
-    time.sleep(60)
+    time.sleep(600)
 os.fsync = hang
 if sys.argv[2] == "file":
     files.write_file(Path(sys.argv[1]), b"half")

@@ -178,7 +178,7 @@ def test_tanh_is_off_by_at_most_four_parts_in_ten_million(episodes, tmp_path):
     subprocess.run(
         ["cc", "-std=c99", "-O2", "-fPIC", "-shared", "-o", library, tmp_path / "c" / "probe.c"],
         check=True,
-        timeout=60,
+        timeout=240,
     )
     given = np.concatenate([np.linspace(-12, 12, 100_001), [1e30, -1e30, 0.0]]).astype(np.float32)
     found = given.copy()

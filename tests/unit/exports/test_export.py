@@ -115,7 +115,11 @@ def test_the_reader_runs_without_us(whole, tmp_path, episodes):
         "print(json.dumps(out))\n"
     )
     done = subprocess.run(
-        [sys.executable, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=90
+        [sys.executable, "-I", "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=240,
     )
     assert done.returncode == 0, done.stderr
     agents = whole[1].agents

@@ -56,7 +56,7 @@ def test_a_slow_line_may_be_allowed(monkeypatch):
     with servers.answering(crawling()) as url:
         files = open_files(url)
         sentence(lambda: files.read("file", record), StorageError)
-        for rate in ("0.5", "0"):
+        for rate in ("0.01", "0"):
             monkeypatch.setenv("KD_OFFLINE_MIN_RATE", rate)
             assert files.read("file", record) == b"     "
         for rate in ("quick", "-1", "nan", "inf"):
