@@ -143,23 +143,20 @@ def measured(study: Study, arms: Sequence[Arm], work: Path) -> Iterator[dict[str
     )
     yield {"what": CEILING, **compared(ceiling, None, ceiling)}
     yield {"what": "first", "episodes": study.recorded, **compared(first, None, ceiling)}
-    controls: dict[tuple[str, int], Played] = {}
-    for arm in arms:
-        former = dataset if arm.labels == LABELS[0] else None
-        students = run
-        for number in range(1, study.rounds + 1):
-            former, students = go_on(study, work, arm, number, former, students)
-            episodes = work / f"{arm.name}.{number}.npz"
-            now = played(study.task, students, study.played, episodes)
-            row: dict[str, Any] = {**arm._asdict(), "round": number}
-            row["episodes"] = study.recorded + number * study.added
-            row |= compared(now, first, ceiling)
-            if arm.play == "expert":
-                controls[arm.labels, number] = now
-            else:
-                control = controls[arm.labels, number]
-                row["more_than_expert_episodes"] = differences(now, control)
-            yield row
+    control = first
+    # Where the next round of an arm begins: its dataset, and its students.
+    begun = {arm: (dataset if arm.labels == LABELS[0] else None, run) for arm in arms}
+    for number, arm in ((k + 1, arm) for k in range(study.rounds) for arm in arms):
+        begun[arm] = go_on(study, work, arm, number, *begun[arm])
+        kept = work / f"{arm.name}.{number}.npz"
+        now = played(study.task, begun[arm][1], study.played, kept)
+        row = {**arm._asdict(), "round": number, **compared(now, first, ceiling)}
+        row["episodes"] = study.recorded + number * study.added
+        if arm.play == "expert":
+            control = now
+        else:
+            row["more_than_expert_episodes"] = differences(now, control)
+        yield row
 
 
 def go_on(
