@@ -84,10 +84,8 @@ class Arm(NamedTuple):
 
 ARMS = (
     Arm("best alone", everything=False),
-    Arm("own", settings=(("rule", "own"),)),
-    Arm("validation", settings=(("rule", "validation"),)),
+    *(Arm(rule, settings=(("rule", rule),)) for rule in ("validation", "own", "value")),
     Arm("validation, spread 0.1", settings=(("rule", "validation"), ("spread", 0.1))),
-    Arm("value", settings=(("rule", "value"),)),
 )
 
 
