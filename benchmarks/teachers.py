@@ -85,7 +85,6 @@ class Arm(NamedTuple):
 ARMS = (
     Arm("best alone", everything=False),
     *(Arm(rule, settings=(("rule", rule),)) for rule in ("validation", "own", "value")),
-    Arm("validation, spread 0.1", settings=(("rule", "validation"), ("spread", 0.1))),
 )
 
 
