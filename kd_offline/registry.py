@@ -228,20 +228,21 @@ def _beginnings(name: str) -> Iterator[str]:
         yield name
 
 
-def _changed(path: tuple[str, ...]) -> tuple[int, ...]:
-    """Return when each folder of ``sys.path`` changed, which installing a package does."""
-    times = []
+def _changed(path: tuple[str, ...]) -> tuple[tuple[int, int], ...]:
+    """Return which folder each one of ``sys.path`` is, and when installing a package changed it."""
+    marks = []
     for folder in path:
         try:
-            times.append(os.stat(folder).st_mtime_ns)  # noqa: PTH116 - asked for every name
+            status = os.stat(folder or ".")  # noqa: PTH116 - asked for every name
+            marks.append((status.st_ino, status.st_mtime_ns))
         except OSError:
-            times.append(0)
-    return tuple(times)
+            marks.append((0, 0))
+    return tuple(marks)
 
 
 @lru_cache(maxsize=8)
 def _installed(
-    path: tuple[str, ...], changed: tuple[int, ...]
+    path: tuple[str, ...], changed: tuple[tuple[int, int], ...]
 ) -> dict[str, tuple[EntryPoint, ...]]:
     """Return our entry points by group, all at once: a file of every package is read for them."""
     every = entry_points()

@@ -18,16 +18,22 @@ from kd_offline.distillation.recipe import distill_recipe
 WIDTH, BATCH_EPISODES = 32, 64
 OF_POLICY = (
     *("kl", "kd-marl", "bc", "bc-argmax", "logits", "igm-bc", "tseng", "relation-attention"),
-    *("hidden-features", "neighbours"),
+    "hidden-features",
 )
 """Methods that learn from what every expert records."""
+
+OF_LOGITS = ("neighbours",)
+"""Methods that need the logits of the expert's policy."""
 
 OF_VALUES = ("q", "ctds", "mixer")
 """Methods that need Q-values, and a mixer."""
 
 NO_CE = "no-ce"
 CANDIDATES = ("logits", "kd-marl")
-"""Methods of which one is to be the default, KD-MARL with and without its cross-entropy."""
+"""Methods of which one is to be the default, KD-MARL with and without its cross-entropy.
+
+Plain KL at temperature 1 is the other candidate: the rival that a user would try first.
+"""
 _QUICK_EPISODES, _QUICK_EPOCHS, _QUICK_PLAYED = 400, 2, 100
 
 
@@ -71,7 +77,7 @@ def baseline(cell: DistilledCell) -> DistilledCell:
 def distilled_cells(task: Task) -> list[DistilledCell]:
     """Return the cell of every method, and the baselines that are not among them."""
     widths, expert = (WIDTH,) * len(task.mixed_widths), trained_expert(task)
-    methods = OF_POLICY if task.bundled else OF_POLICY + OF_VALUES
+    methods = OF_POLICY + (OF_LOGITS if task.bundled else OF_VALUES)
     cells = [DistilledCell(task, mask(task), name, widths, expert=expert) for name in methods]
     whole = next(cell for cell in cells if cell.method == "kd-marl")
     cells.append(replace(whole, settings=(("weights.ce", 0.0),), label=NO_CE))
@@ -86,13 +92,15 @@ def comparisons(task: Task) -> list[Comparison]:
 
 def contests(task: Task) -> list[Comparison]:
     """Return each pair of the candidates for the default method."""
-    candidates = [cell for cell in distilled_cells(task) if cell.method in CANDIDATES]
-    return list(combinations(candidates, 2))
+    cells = distilled_cells(task)
+    candidates = [cell for cell in cells if cell.method in CANDIDATES]
+    plain = [cell for cell in cells if cell.method == "kl" and not cell.label]
+    return list(combinations([*candidates, *plain], 2))
 
 
 def all_comparisons(task: Task) -> list[Comparison]:
     """Return all pairs that are compared."""
-    return [*comparisons(task), *contests(task)]
+    return list(dict.fromkeys([*comparisons(task), *contests(task)]))
 
 
 def network_cells(task: Task) -> list[NetworkCell]:

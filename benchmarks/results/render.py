@@ -405,9 +405,10 @@ def _ablation(task: Task) -> str:
     claims = "; ".join(shown) or "none"
     return (
         "What the parts of KD-MARL bring, width 32 under `limited`: the whole minus what was "
-        f"ablated. On seed {EVALUATION_SEED} intervals are over seeds and episodes; on seed "
-        f"{DEVELOPMENT_SEED} over seeds alone, in the same episodes. Only intervals that exclude "
-        f"zero show anything: {claims}. Of other parts nothing is shown."
+        f"ablated. On seed {EVALUATION_SEED} intervals are over seeds and episodes, except those "
+        "of the row without structure. These, and those on seed "
+        f"{DEVELOPMENT_SEED}, are over seeds alone, in the same episodes. Only intervals that "
+        f"exclude zero show anything: {claims}. Of other parts nothing is shown."
         f"\n\n{table(rows)}"
     )
 

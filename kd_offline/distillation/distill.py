@@ -284,7 +284,7 @@ def _restore(run: Run, state: Training, seeds: tuple[int, ...]) -> None:
     """
     file = run.folder.resume_state / "state.json"
     saved = read_document(ResumeState, file, _AGAIN) if file.is_file() else None
-    since = (1, 5) if len(seeds) > 1 else (1, 4)  # stacked weights have other names
+    since = (1, 5) if run.recipe.batched_seeds else (1, 4)  # stacked weights have other names
     if saved is not None and saved.version < since:
         _LOG.warning("seed %d begins again: another version saved its state", seeds[0])
         saved = None  # settings or auxiliary networks have other names; the bits will be the same

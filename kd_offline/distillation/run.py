@@ -29,7 +29,6 @@ from kd_offline.distillation.terms.active import ActiveTerms
 from kd_offline.errors import DatasetError, StorageError, UsageError
 from kd_offline.files import remove_tree
 from kd_offline.networks.accelerator import device_named
-from kd_offline.networks.packed import PackedNetwork
 from kd_offline.runs.folder import RUN, RunFolder, check_free, create_run, open_run
 from kd_offline.runs.provenance import provenance
 from kd_offline.schemas.parts import PartRecord
@@ -120,7 +119,7 @@ def _device(recipe: DistillRecipe) -> torch.device:
 
 def _require_together(design: StudentDesign, train: EpisodeTargets) -> None:
     """Raise a ``UsageError`` where several seeds cannot be computed at once."""
-    if type(design.team(0).network(0)).stacked is PackedNetwork.stacked:
+    if not type(design.team(0).network(0)).is_stackable():
         name = design.recipe.student.family
         msg = (
             f"networks of the student family {name!r} of {FAMILIES.origin(name)} cannot be trained "

@@ -207,11 +207,12 @@ def evaluate(
                 playing = replace(playing, contestants=replace(contestants, best=best))
             measurements = _measured(playing.of_all(setup), setup.policies, setup.seeds, plan)
             cost = measure_cost(setup, measurements)
+            here = executor is None or not executor.several_machines
         report = _report(complete.path, setup, plan, measurements, cost).model_copy(
             update={
                 "command": _command(contestants, plan, profiles),
                 "predictions": predictions(cost, devices),
-                "accelerator": contestants.computed_on(here=on is None),
+                "accelerator": contestants.computed_on(here=here),
                 "seconds": round(time.perf_counter() - started, 3),
             }
         )

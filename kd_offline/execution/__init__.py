@@ -67,8 +67,8 @@ def executor_on(
     modules
         Names of what tasks import, which processes of this machine load once for all.
     check
-        Called once on every other machine before the first task, such as what opens an address; it
-        raises where tasks cannot run.
+        Ray calls it once on every node before the first task, such as what opens an address; it
+        raises where tasks cannot run. Places on this machine do not call it.
 
     Raises
     ------

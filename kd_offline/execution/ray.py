@@ -26,8 +26,8 @@ _MB = 1_000_000
 _POLL_S = 1.0  # how long Ctrl-C waits at most
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _EMPTY_SETTINGS, _TYPE = b"\0\0\0\4\0\0\0\0\0", slice(3, 4)
-_IN_TASKS = ("algorithms", "environments", "perturbations", "students", "terms")
-"""Kinds of parts of other packages that tasks use: entry-point groups without our name."""
+_OF_COMMANDS = ("kd_offline.executors", "kd_offline.observers")
+"""Entry-point groups of parts that no task uses."""
 
 
 class Ray(Executor):
@@ -334,7 +334,7 @@ def _probe_by_value() -> Callable[[list[str]], tuple[dict[str, str | None], list
     It returns the versions of what tasks need, and whether files are seen. Ray's pickler names
     functions of modules, and sends the code of functions within functions.
     """
-    groups = {f"kd_offline.{kind}" for kind in _IN_TASKS}
+    apart = set(_OF_COMMANDS)
 
     def probe(files: list[str]) -> tuple[dict[str, str | None], list[bool]]:
         import os
@@ -348,7 +348,9 @@ def _probe_by_value() -> Callable[[list[str]], tuple[dict[str, str | None], list
                 return None
 
         versions = {"kd-offline": version("kd_offline"), "Ray": version("ray")}
-        plug_ins = [entry.dist for group in groups for entry in entry_points(group=group)]
+        every = entry_points()
+        groups = {group for group in every.groups if group.startswith("kd_offline.")} - apart
+        plug_ins = [entry.dist for group in groups for entry in every.select(group=group)]
         versions |= {dist.name: dist.version for dist in plug_ins if dist is not None}
         seen = [os.path.exists(file) for file in files]  # noqa: PTH110 - sent without our imports
         return versions, seen

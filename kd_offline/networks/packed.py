@@ -123,6 +123,15 @@ class PackedNetwork(nn.Module):
         """
         raise NotImplementedError
 
+    @classmethod
+    def is_stackable(cls) -> bool:
+        """Tell whether :meth:`stacked` is there, and is that of the class that has :meth:`packed`.
+
+        A class that changes how its networks run has to change both.
+        """
+        owner = next(c for c in cls.__mro__ if {"packed", "stacked"} & vars(c).keys())
+        return owner is not PackedNetwork and "stacked" in vars(owner)
+
     def gated(self, x: Tensor, sizes: list[int], memory: Tensor, gates: Sequence[Tensor]) -> Packed:
         """Run with gates on the hidden units, [H] for each layer of ``shape.units``; optional.
 

@@ -500,6 +500,8 @@ class Audit:
         installed = {part.name: part for part in self._parts}
         versions = [(part, installed.get(part.name)) for part in report.parts]
         stated |= {f"version of {then.name}": (then, now) for then, now in versions if now}
+        if "auto" in stated["accelerator"]:  # each machine chooses
+            del stated["accelerator"]
         changed = [name for name, (then, now) in stated.items() if then != now]
         quantiles = {scores.failure.quantile for scores in report.modes.values()}
         if not quantiles <= {None, self.plan.quantile}:
@@ -545,7 +547,8 @@ class Audit:
 
     @property
     def _computed_on(self) -> str | None:
-        return self.participants.contestants.computed_on(here=self.executor is None)
+        here = self.executor is None or not self.executor.several_machines
+        return self.participants.contestants.computed_on(here=here)
 
     def _report(self, scores: Mapping[Mode, Scores], rows: _Rows) -> RobustnessReport:
         manifest, plan = self.run.manifest, self.plan

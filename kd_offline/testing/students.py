@@ -77,7 +77,7 @@ def check_family(
             _check_cost(subject, width)
             if subject.family.drops_columns:
                 _check_columns(network)
-            if type(network).stacked is not PackedNetwork.stacked:
+            if type(network).is_stackable():
                 _check_stacked(subject, width)
             if "gates" not in subject.declined:
                 _check_gates(subject, width)
@@ -268,7 +268,7 @@ def _check_stacked(subject: _Subject, width: int) -> None:
     networks = [subject.network(width, seed) for seed in range(count)]
     noise = generator(3, "conformance")  # so that no gain is 1 and no bias is 0
     for weight in (p for network in networks for p in network.parameters()):
-        weight.data.add_(torch.from_numpy(0.1 * noise.standard_normal(weight.shape)).float())
+        weight.data.add_(torch.as_tensor(0.1 * noise.standard_normal(weight.shape)).float())
     x = _inputs(steps * count * batch).view(steps, count, batch, _INPUTS).mT
     whole = stacked_module(deepcopy(networks))
     said = whole.stacked(x)

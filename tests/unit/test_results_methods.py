@@ -57,6 +57,8 @@ def test_candidates_for_the_default_are_compared_in_pairs(task):
         ("kd-marl", "", "logits", ""),
         ("kd-marl", "", "kd-marl", NO_CE),
         ("logits", "", "kd-marl", NO_CE),
+        *((method, "", "kl", "") for method in ("kd-marl", "logits")),
+        ("kd-marl", NO_CE, "kl", ""),
     }
     assert set(contests(task)) < set(all_comparisons(task))
 
@@ -79,6 +81,11 @@ def test_methods_that_need_values_have_an_expert_with_values():
     assert [cell.expert for cell in of_values] == [expert]
     assert expert.algorithm == "qmix"
     assert not [cell for cell in distilled_cells(SPREAD) if cell.method == "mixer"]
+
+
+def test_methods_that_need_logits_have_an_expert_with_logits():
+    named = [{cell.method for cell in distilled_cells(task)} for task in METHODS.tasks]
+    assert ["neighbours" in methods for methods in named] == [True, False, True, True, True]
 
 
 def test_the_quick_study_trains_no_network_and_keeps_its_cells_elsewhere():

@@ -64,11 +64,13 @@ def test_its_recipe_is_read_repeated_and_known_as_the_same(run, dataset):
         distill(dataset, run, recipe(**{"terms.kl.temperature": 2.0}), resume=True)
 
 
-@pytest.mark.parametrize(("batched", "saved"), [(False, [1, 1]), (True, [1, 4])])
+@pytest.mark.parametrize(
+    ("seeds", "saved"), [(None, [1, 1]), ((0, 1), [1, 4]), ((0,), [1, 4])], ids=str
+)
 def test_a_seed_whose_state_another_version_saved_begins_again(
-    dataset, tmp_path, monkeypatch, caplog, batched, saved
+    dataset, tmp_path, monkeypatch, caplog, seeds, saved
 ):
-    chosen = recipe(batched_seeds=True, seeds=(0, 1)) if batched else recipe()
+    chosen = recipe(batched_seeds=True, seeds=seeds) if seeds else recipe()
     whole = distill(dataset, tmp_path / "whole", chosen)
     monkeypatch.setattr(module, "SAVE_EVERY_S", -1.0)
 

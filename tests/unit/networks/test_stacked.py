@@ -5,7 +5,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from kd_offline.networks.fusion import FusionNetwork
 from kd_offline.networks.gru import Weights, packed_gru
+from kd_offline.networks.packed import PackedNetwork
+from kd_offline.networks.predicting import PredictingNetwork
+from kd_offline.networks.recurrent import RecurrentNetwork
 from kd_offline.networks.stacked import StackedAffine, dense, scaled, stacked_gru, stacked_module
 
 T, K, INPUTS, WIDTH, B = 4, 3, 6, 5, 7
@@ -100,3 +104,26 @@ def test_modules_read_their_numbers_from_the_stack_and_share_no_others():
     whole.count.add_(1)
     assert [int(module.count) for module in modules] == [1, 2, 3]
     assert not any(module.layer.weight.any() for module in modules)
+
+
+def test_only_who_says_how_its_own_networks_run_together_is_stackable():
+    """Otherwise the function of the parent class would be trained, and another one played."""
+
+    class Changed(RecurrentNetwork):
+        def packed(self, x, sizes, memory, columns=None):
+            said = super().packed(x, sizes, memory, columns)
+            return said._replace(outputs=2 * said.outputs)
+
+    class Renamed(RecurrentNetwork):
+        pass
+
+    class Both(Changed):
+        def stacked(self, x):
+            raise AssertionError
+
+    assert not PackedNetwork.is_stackable()
+    assert not Changed.is_stackable()
+    assert Renamed.is_stackable()
+    assert Both.is_stackable()
+    assert FusionNetwork.is_stackable()
+    assert PredictingNetwork.is_stackable()
