@@ -263,7 +263,8 @@ def test_figures_without_a_file_have_their_command_beside_them(page, heading):
     (text,) = (text for name, text in sections(ROOT / page) if name == heading)
     (whole,) = (text for name, text in sections(ROOT / page, code=True) if name == heading)
     assert UNFILED[page, heading] in " ".join(whole.split())
-    assert unknown(heading, text), "all of them have a file: take the section from the list"
+    # That all are in some file may be chance, as where a new file holds an equal figure.
+    assert any(figures(sentence) for sentence in sentences(text)), "take it from the list"
 
 
 @pytest.mark.parametrize("name", sorted(GENERATED))
