@@ -388,13 +388,16 @@ def _ablation(task: Task) -> str:
     whole = whole_cell(task)
     plain = next(c for c in distilled_cells(task) if (c.method, *_kind(c)) == ("kl", *_kind(whole)))
     rows: list[Row] = [_ABLATION]
-    shown = []
+    shown, by_seed = [], [f"seed {DEVELOPMENT_SEED}"]
     for cell in (whole, plain, *ablated):
         for name in (before(cell.id), cell.id):
             if made := read(name):
                 gaps = [] if cell == whole else [_gap(whole, cell, made, mode) for mode in MODES]
                 said = [_difference(gap) for gap in gaps] or ["", ""]
                 rows.append((_part(cell), *_short(made), *_plain(made), *said))
+                is_final = budgets.evaluation_seed(made) == EVALUATION_SEED
+                if is_final and cell != whole and not read(f"{whole.id}.minus.{cell.id}"):
+                    by_seed.append(f"the row {_part(cell)!r}")
                 shown += [
                     f"{_part(cell)} ({m})"
                     for m, g in zip(MODES, gaps, strict=False)
@@ -405,10 +408,9 @@ def _ablation(task: Task) -> str:
     claims = "; ".join(shown) or "none"
     return (
         "What the parts of KD-MARL bring, width 32 under `limited`: the whole minus what was "
-        f"ablated. On seed {EVALUATION_SEED} intervals are over seeds and episodes, except those "
-        "of the row without structure. These, and those on seed "
-        f"{DEVELOPMENT_SEED}, are over seeds alone, in the same episodes. Only intervals that "
-        f"exclude zero show anything: {claims}. Of other parts nothing is shown."
+        "ablated, in the same episodes. Intervals are over seeds and episodes; those of "
+        f"{' and '.join(by_seed)} are over seeds alone. Only intervals that exclude zero show "
+        f"anything: {claims}. Of other parts nothing is shown."
         f"\n\n{table(rows)}"
     )
 

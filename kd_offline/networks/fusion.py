@@ -146,12 +146,14 @@ class FusionNetwork(SourceNetwork):
         self.body = RecurrentNetwork(shape.body, rng, head_gain=head_gain)
 
     def stacked(self, x: Tensor) -> Stacked:
-        """Run K networks at once, see :meth:`PackedNetwork.stacked`; of their own source only."""
+        """Run K networks at once, see :meth:`PackedNetwork.stacked`."""
         shape, block, body = self.shape, self.block, self.body
-        if not shape.own or shape.normalised:
-            raise NotImplementedError
-        hyper = StackedAffine.of(block.hyper)(x).relu()
-        maps = StackedAffine.of(block.maps)(x)
+        source = x[:, :, : shape.source]
+        local = x if shape.own else x[:, :, shape.source :]
+        if shape.normalised:
+            source = functional.layer_norm(source.mT, source.shape[2:3]).mT
+        hyper = StackedAffine.of(block.hyper)(local).relu()
+        maps = StackedAffine.of(block.maps)(source)
         maps = maps.view(*maps.shape[:2], shape.hyper + 1, shape.width, -1)
         fused = (maps[:, :, :-1] * hyper.unsqueeze(3)).sum(2) + maps[:, :, -1]
         feature = scaled(*body.stacked_trunk(fused))

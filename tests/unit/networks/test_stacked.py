@@ -1,11 +1,15 @@
 """Networks that are computed together give what each gives alone, forth and back."""
 
+import copy
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
 
 from kd_offline.networks.fusion import FusionNetwork
+from kd_offline.networks.fusion_shape import FusionShape
 from kd_offline.networks.gru import Weights, packed_gru
 from kd_offline.networks.packed import PackedNetwork
 from kd_offline.networks.predicting import PredictingNetwork
@@ -104,6 +108,25 @@ def test_modules_read_their_numbers_from_the_stack_and_share_no_others():
     whole.count.add_(1)
     assert [int(module.count) for module in modules] == [1, 2, 3]
     assert not any(module.layer.weight.any() for module in modules)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        FusionShape(3, INPUTS, 4, 3, (6,), WIDTH, outputs=2, own=True),
+        FusionShape(3, INPUTS - 3, 4, 3, (6,), WIDTH, outputs=2),
+        FusionShape(3, INPUTS - 3, 4, 3, (6,), WIDTH, outputs=2, normalised=True),
+    ],
+    ids=["first columns", "beside", "normalised"],
+)
+def test_a_source_may_be_a_part_of_the_input(shape):
+    networks = [FusionNetwork(shape, np.random.default_rng(k)) for k in range(K)]
+    x = drawn(T, K, INPUTS, B).detach().float()
+    said = stacked_module(copy.deepcopy(networks)).stacked(x)
+    for k, network in enumerate(networks):
+        own = network.packed(as_rows(x, k), [B] * T, network.start(B)[0])
+        torch.testing.assert_close(as_rows(said.outputs, k), own.outputs, check_stride=False)
+        torch.testing.assert_close(as_rows(said.embedding, k), own.embedding, check_stride=False)
 
 
 def test_only_who_says_how_its_own_networks_run_together_is_stackable():
