@@ -182,30 +182,30 @@ def _answer(process: subprocess.Popen[str]) -> Row:
 
 
 def shares_of_linear(rows: list[Row]) -> Iterator[Row]:
-    """Yield, for each number of workers, its shares of the three rates that are linear."""
-    rounds: dict[tuple[Any, ...], dict[int, Row]] = {}
+    """Yield, for each number of workers at each place, its shares of the rates that are linear."""
+    rounds: dict[tuple[Any, ...], dict[tuple[Any, ...], Row]] = {}
     for row in rows:
-        place = row["place_wanted"], row["what"], row["cores_wanted"], row["round"]
-        count = int(row["workers"])
-        rounds.setdefault(place, {})[-count if row["place"] == "side_by_side" else count] = row
-    for kind, what, cores in dict.fromkeys(key[:3] for key in rounds):
-        chosen = [r for key, r in rounds.items() if key[:3] == (kind, what, cores)]
-        for count in sorted(n for n in set[int]().union(*chosen) if n > 1):
-            for base, name in (
-                (1, "one worker"),
-                (0, "the plain command"),
-                (-count, "plain commands side by side"),
+        turn = rounds.setdefault((row["what"], row["cores_wanted"], row["round"]), {})
+        turn[row["place"], row["workers"]] = row
+    for what, cores in dict.fromkeys(key[:2] for key in rounds):
+        chosen = [turn for key, turn in rounds.items() if key[:2] == (what, cores)]
+        divided = {key for turn in chosen for key in turn if key[1] > 1}
+        for place, count in sorted(divided):
+            for base, times, name in (
+                ((place, 1), count, "one worker"),
+                (("here", 0), count, "the plain command"),
+                (("side_by_side", count), 1, "plain commands side by side"),
             ):
-                for rate in ("a_second", "a_second_then"):
+                for rate in ("a_second", "a_second_then") if base != (place, count) else ():
                     shares = sorted(
-                        float(r[count][rate]) / float(r[base][rate]) / (count if base >= 0 else 1)
-                        for r in chosen
-                        if base in r and count in r
+                        float(turn[place, count][rate]) / float(turn[base][rate]) / times
+                        for turn in chosen
+                        if base in turn and (place, count) in turn
                     )
                     if shares:
                         yield {
                             "what": what,
-                            "place": kind,
+                            "place": place,
                             "cores": cores,
                             "workers": count,
                             "rate": rate,
@@ -216,6 +216,18 @@ def shares_of_linear(rows: list[Row]) -> Iterator[Row]:
                         }
 
 
+def measurements(counts: list[int], places: list[str]) -> Iterator[tuple[str, int]]:
+    """Yield what a round measures: places with numbers of workers; 0: the plain command."""
+    processors = len(os.sched_getaffinity(0))
+    for count in counts:
+        if count == 0:
+            yield "here", 0
+            continue
+        yield from ((place, count) for place in places)
+        if 1 < count <= processors:
+            yield "side_by_side", count
+
+
 def scaling(options: argparse.Namespace, counts: list[int], folder: Path) -> Iterator[Row]:
     """Yield the measurements of all rounds, and then the shares of linear."""
     if options.trials:
@@ -224,16 +236,15 @@ def scaling(options: argparse.Namespace, counts: list[int], folder: Path) -> Ite
     rows: list[Row] = []
     for turn in range(options.rounds):
         for what, amount in (("episodes", options.episodes), ("trials", options.trials)):
-            for kind in options.places.split(","):
-                for count in counts if amount else ():
-                    wanted: Row = {"what": what, "kind": kind, "count": count, "amount": amount}
-                    cores = 0 if options.cores == "free" else max(1, count)
-                    measured_rows = [in_new_process(wanted, cores, folder)]
-                    if count > 1:
-                        measured_rows.append(side_by_side(wanted, folder))
-                    asked = {"round": turn, "place_wanted": kind, "cores_wanted": options.cores}
-                    rows.extend(row | asked for row in measured_rows)
-                    yield from measured_rows
+            for kind, count in measurements(counts, options.places.split(",")) if amount else ():
+                wanted: Row = {"what": what, "kind": kind, "count": count, "amount": amount}
+                cores = 0 if options.cores == "free" else max(1, count)
+                if kind == "side_by_side":
+                    row = side_by_side(wanted, folder)
+                else:
+                    row = in_new_process(wanted, cores, folder)
+                rows.append(row | {"round": turn, "cores_wanted": options.cores})
+                yield row
     yield from shares_of_linear(rows)
 
 
@@ -292,7 +303,9 @@ def main() -> None:
     parser.add_argument("--cores", choices=("each", "free"), default="each", help="for the command")
     parser.add_argument("--rounds", type=int, default=3, help="of all measurements of workers")
     parser.add_argument("--episodes", type=int, default=16000, help="to record; 0: none")
-    parser.add_argument("--trials", type=int, default=8, help="of a sweep; 0: none")
+    parser.add_argument(
+        "--trials", type=int, default=8, help="of a sweep, 4 a worker or more; 0: none"
+    )
     parser.add_argument("--shards", default="", help="numbers of shards to merge, with commas")
     parser.add_argument("--ray", type=int, default=0, help="tasks to send to Ray")
     parser.add_argument("--one", nargs=2, metavar=("ROW", "FOLDER"), help=argparse.SUPPRESS)
